@@ -1,0 +1,157 @@
+"""Step 4: decide on what is, and append what follows; what it says is then a fact."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+import structlog
+from temporalio import activity
+
+from activities.enrich_command import Enrichment
+from activities.failures import CLAIM_LOST, ORDER_MOVED, benign, refusing, require_same_request
+from activities.reserve_uniqueness import ORDER_NUMBER, claims
+from domain import order, shipment
+from domain.aggregates import COMMANDS, Aggregate, Command, Event, status_after
+from domain.commands import CommandRequest, Receipt
+from domain.ids import event_id, shipment_id
+from domain.refusals import IdempotencyKeyReused, PreconditionFailed
+from domain.values import Value
+from eventstore.codec import decode, encode, encode_snapshot
+from eventstore.repository import Loaded, load
+from eventstore.store import (
+    Append,
+    Appended,
+    Claim,
+    ClaimLost,
+    DuplicateEvent,
+    EventStore,
+    NewEvent,
+    RecordedEvent,
+    WrongExpectedVersion,
+)
+
+log = structlog.get_logger(__name__)
+
+
+class Execution(Value):
+    request: CommandRequest
+    enrichment: Enrichment | None = None
+
+
+@dataclass(frozen=True)
+class ExecuteAndAppend:
+    store: EventStore
+    snapshot_interval: Callable[[str], int]
+
+    @activity.defn(name="ExecuteAndAppend")
+    async def run(self, execution: Execution) -> Receipt:
+        """Idempotent by command id: a command that has its event gets the first answer again."""
+        request = execution.request
+        aggregate, _ = COMMANDS[request.command]
+        async with refusing(self.store, request):
+            command = _enriched(request.parse(), execution.enrichment)
+            loaded = await load(self.store, aggregate, str(command.id), event_id(request.command_id, 0))
+            if loaded.repeated:
+                return _repeated(request, command, loaded, loaded.repeated)
+            _require_version(execution, loaded.version)
+            events = aggregate.decide(command, loaded.state)
+            appended = await self._append(request, command, loaded, events)
+        state = aggregate.fold(events, loaded.state)
+        version = appended.first_version + len(events) - 1
+        await self._snapshot(aggregate, str(command.id), loaded.version, version, state)
+        return _receipt(request, state, events[-1], version, appended.first_position + len(events) - 1)
+
+    async def _append(
+        self, request: CommandRequest, command: Command, loaded: Loaded[Any], events: Sequence[Event]
+    ) -> Appended:
+        deleted = any(isinstance(event, order.OrderDeleted) for event in events)
+        append = Append(
+            stream_id=str(command.id),
+            expected=loaded.version,
+            events=[_new_event(request, index, event) for index, event in enumerate(events)],
+            confirm=claims(request),
+            release=[Claim(ORDER_NUMBER, loaded.state.order_number, loaded.state.id)] if deleted else (),
+        )
+        try:
+            return await self.store.append(append)
+        except ClaimLost as lost:
+            raise benign(str(lost), CLAIM_LOST) from None
+        except WrongExpectedVersion as moved:
+            raise benign(str(moved), ORDER_MOVED) from None
+        except DuplicateEvent:
+            if request.keyed:
+                raise IdempotencyKeyReused from None
+            raise
+
+    async def _snapshot(
+        self, aggregate: Aggregate[Any, Any, Any], stream_id: str, before: int, version: int, state: Value
+    ) -> None:
+        """A snapshot is a cache: the command has succeeded whether it can be written or not."""
+        interval = self.snapshot_interval(aggregate.name)
+        if not interval or before // interval == version // interval:
+            return
+        try:
+            await self.store.record_snapshot(encode_snapshot(aggregate, stream_id, version, state))
+        except Exception as error:  # noqa: BLE001 - whatever it is, the events are written
+            log.warning("snapshot.not_written", stream_id=stream_id, reason=str(error))
+
+
+def _enriched(command: Command, enrichment: Enrichment | None) -> Command:
+    if isinstance(command, order.CompleteOrder):
+        # Never what the caller says is blocked, always what was looked up.
+        assert enrichment is not None
+        return command.model_copy(update={"blocked_products": enrichment.blocked_products})
+    return command
+
+
+def _require_version(execution: Execution, version: int) -> None:
+    expected = execution.request.expected_version
+    if expected is not None and expected != version:
+        raise PreconditionFailed.at(expected=expected, actual=version)
+    if execution.enrichment and execution.enrichment.order_version != version:
+        raise benign("The order has changed since it was looked at", ORDER_MOVED)
+
+
+def _new_event(request: CommandRequest, index: int, event: Event) -> NewEvent:
+    info = activity.info()
+    metadata = {
+        "command_id": str(request.command_id),
+        "command": request.command,
+        "actor": request.actor,
+        "fingerprint": request.fingerprint,
+        "request_id": request.request_id,
+        "workflow_id": info.workflow_id,
+        "run_id": info.workflow_run_id,
+    }
+    kind, data = encode(event)
+    return NewEvent(
+        event_id=event_id(request.command_id, index),
+        type=kind,
+        data=data,
+        metadata=orjson.dumps(metadata),
+        causation_id=request.causation_id or request.command_id,
+        correlation_id=request.correlation_id,
+    )
+
+
+def _repeated(request: CommandRequest, command: Command, loaded: Loaded[Any], event: RecordedEvent) -> Receipt:
+    require_same_request(request, event.metadata)
+    if event.stream_id != str(command.id):
+        raise IdempotencyKeyReused
+    (decoded,) = decode(event)
+    return _receipt(request, loaded.state, decoded, event.version, event.position)
+
+
+def _receipt(request: CommandRequest, state: Any, event: Event, version: int, position: int) -> Receipt:
+    of_shipment = isinstance(event, shipment.Event)
+    return Receipt(
+        id=event.id,
+        order_id=state.order_id if of_shipment else event.id,
+        order_number=None if of_shipment else state.order_number,
+        status=status_after(event),
+        version=version,
+        position=position,
+        event_id=event_id(request.command_id, 0),
+        shipment_id=shipment_id(event.id) if isinstance(event, order.OrderCompleted) else None,
+    )

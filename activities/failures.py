@@ -1,0 +1,63 @@
+"""What a step tells the workflow when it doesn't succeed.
+
+A refusal is final and no fault of the worker: Temporal neither retries it nor counts it as an error. Anything else
+that a step raises is taken for a fault of the infrastructure, and retried within a bound.
+"""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+import orjson
+from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
+
+from domain.commands import CommandRequest
+from domain.refusals import IdempotencyKeyReused, Refusal
+from eventstore.store import Answer, EventStore
+
+ORDER_MOVED = "order-moved"
+"""The order isn't as it was when the command was enriched: enrich again."""
+CLAIM_LOST = "claim-lost"
+"""The reservation ran out and another took the key: reserve again."""
+CLAIM_LEASED = "claim-leased"
+"""Another order has reserved the key, but not confirmed it: ask again."""
+
+
+def refused(refusal: Refusal) -> ApplicationError:
+    """The refusal as a failure that crosses activities, updates and the wire."""
+    return benign(refusal.message, refusal.code, refusal.details)
+
+
+def benign(message: str, code: str, *details: object, retry: bool = False) -> ApplicationError:
+    return ApplicationError(
+        message, *details, type=code, non_retryable=not retry, category=ApplicationErrorCategory.BENIGN
+    )
+
+
+@asynccontextmanager
+async def refusing(store: EventStore, request: CommandRequest) -> AsyncGenerator[None]:
+    """Turns the domain's refusals into the workflow's, and keeps those that the caller may ask for again."""
+    try:
+        yield
+    except Refusal as refusal:
+        if request.keyed and not isinstance(refusal, IdempotencyKeyReused):
+            refusal = await _remember(store, request, refusal)
+        raise refused(refusal) from None
+
+
+async def _remember(store: EventStore, request: CommandRequest, refusal: Refusal) -> Refusal:
+    outcome = orjson.dumps({"code": refusal.code, "message": refusal.message, "details": refusal.details})
+    kept = await store.remember(Answer(request.command_id, request.fingerprint, outcome))
+    return recalled_refusal(request, kept)
+
+
+def recalled_refusal(request: CommandRequest, answer: Answer) -> Refusal:
+    """The refusal that was kept for this command, if this is the request that it was the answer to."""
+    if answer.fingerprint != request.fingerprint:
+        return IdempotencyKeyReused()
+    return Refusal.of(**orjson.loads(answer.outcome))
+
+
+def require_same_request(request: CommandRequest, metadata: bytes | None) -> None:
+    """Raises IdempotencyKeyReused if the event with this metadata answers another request."""
+    if request.keyed and orjson.loads(metadata or b"{}").get("fingerprint") != request.fingerprint:
+        raise IdempotencyKeyReused

@@ -1,0 +1,56 @@
+"""Step 1: is this a command at all, and is it news?"""
+
+from dataclasses import dataclass
+
+from temporalio import activity
+
+from activities.failures import recalled_refusal, refusing, require_same_request
+from activities.reserve_uniqueness import ORDER_NUMBER
+from domain.commands import CommandRequest
+from domain.ids import event_id
+from domain.refusals import ValidationFailed, Violation
+from domain.values import Value
+from eventstore.store import EventStore
+
+
+class Validated(Value):
+    command: str
+    done_before: bool = False
+    """The command has its event already: only its answer is to be given again."""
+
+
+@dataclass(frozen=True)
+class ValidateCommand:
+    store: EventStore
+
+    @activity.defn(name="ValidateCommand")
+    async def run(self, request: CommandRequest) -> Validated:
+        """Refuses with every broken rule at once, or with the answer that this command got before."""
+        async with refusing(self.store, request):
+            try:
+                request.parse()
+            except ValidationFailed as failed:
+                raise await self._with_taken_number(request, failed) from None
+            return Validated(command=request.command, done_before=await self._is_done(request))
+
+    async def _is_done(self, request: CommandRequest) -> bool:
+        if not request.keyed:
+            return False
+        known = await self.store.recall(request.command_id, event_id(request.command_id, 0))
+        if known.event:
+            require_same_request(request, known.event.metadata)
+            return True
+        if known.answer:
+            raise recalled_refusal(request, known.answer)
+        return False
+
+    async def _with_taken_number(self, request: CommandRequest, failed: ValidationFailed) -> ValidationFailed:
+        """Whoever has to mend a command anyway should hear at once that its number is taken, too."""
+        number = request.data.get("order_number")
+        if request.command != "CreateOrder" or not isinstance(number, str) or "\x00" in number:
+            return failed
+        owner = await self.store.claim_owner(ORDER_NUMBER, number)
+        if owner is None or str(owner) == request.data.get("id"):
+            return failed
+        taken = Violation(pointer="/order_number", code="taken", detail="already exist")
+        return ValidationFailed.because([*failed.violations, taken])

@@ -1,0 +1,216 @@
+"""Commands on their way to the order's run.
+
+A command may be sent again whenever it is not known what became of it: its id makes it one. An order that never was
+gets no run: a run is started for a new order, or for one that the event store knows.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import structlog
+from temporalio.client import (
+    Client,
+    WithStartWorkflowOperation,
+    WorkflowUpdateFailedError,
+    WorkflowUpdateHandle,
+    WorkflowUpdateRPCTimeoutOrCancelledError,
+    WorkflowUpdateStage,
+)
+from temporalio.common import SearchAttributePair, TypedSearchAttributes, WorkflowIDConflictPolicy
+from temporalio.exceptions import ApplicationError
+from temporalio.service import RPCError, RPCStatusCode
+
+from api.problems import TooManyRequests, Unavailable
+from domain.commands import CommandRequest, Receipt
+from domain.order import CreateOrder, OrderCreated
+from domain.refusals import REFUSALS, OrderNotFound, Refusal, ShipmentNotFound
+from domain.shipment import ShipmentCreated
+from eventstore.codec import decode
+from eventstore.store import EventStore
+from settings import Settings
+from workflows.messages import Memory, OrderStart, workflow_id
+from workflows.order import BUSINESS_PARTNER, ORDER_NUMBER, OrderWorkflow
+from workflows.pipeline import UNAVAILABLE
+
+log = structlog.get_logger(__name__)
+
+UPDATES: Mapping[str, Any] = {
+    "CreateOrder": OrderWorkflow.create_order,
+    "AddOrderItem": OrderWorkflow.add_order_item,
+    "CompleteOrder": OrderWorkflow.complete_order,
+    "DeleteOrder": OrderWorkflow.delete_order,
+    "CompleteShipment": OrderWorkflow.complete_shipment,
+}
+"""The update that takes each command."""
+
+_ATTEMPTS = 5
+_PAUSE_SECONDS = 0.05
+# A refusal that comes at once is told at once, even to a caller who doesn't wait.
+_PROMPT_SECONDS = 0.05
+# A worker that dies in the middle of a local activity is missed after this time, and another takes over.
+_TASK_TIMEOUT = timedelta(seconds=5)
+# What the server says of an update whose run ended before it was through with it.
+_CUT_OFF = frozenset({"AcceptedUpdateCompletedWorkflow", "UnprocessedUpdate"})
+_NO_RUN = frozenset({RPCStatusCode.NOT_FOUND, RPCStatusCode.ABORTED})
+_OUT_OF_ORDER = frozenset(
+    {
+        RPCStatusCode.UNAVAILABLE,
+        RPCStatusCode.DEADLINE_EXCEEDED,
+        RPCStatusCode.CANCELLED,
+        RPCStatusCode.INTERNAL,
+        RPCStatusCode.UNKNOWN,
+        # The order's run can't go on: its worker fails.
+        RPCStatusCode.FAILED_PRECONDITION,
+    }
+)
+_WHO_KNOWS = (
+    "Whether the command was done is not known: the same request with the same Idempotency-Key finds out, "
+    "and does it if it wasn't"
+)
+
+
+class Commands:
+    """Sends commands to the runs of their orders, and brings back what became of them."""
+
+    def __init__(self, temporal: Client, store: EventStore, settings: Settings) -> None:
+        self._temporal = temporal
+        self._store = store
+        self._settings = settings
+
+    async def perform(self, request: CommandRequest, order_id: UUID) -> Receipt:
+        """Send the command and wait for its receipt.
+
+        Raises the Refusal, or Unavailable after `request_timeout` at the latest: then nobody knows what became of it.
+        """
+        return await self._bounded(request, order_id, wait=True)
+
+    async def submit(self, request: CommandRequest, order_id: UUID) -> None:
+        """Send the command, and wait until it is sure to be carried out. Raises like `perform`."""
+        await self._bounded(request, order_id, wait=False)
+
+    async def order_of(self, shipment_id: UUID) -> UUID:
+        """The order that the shipment belongs to, by the event store. Raises ShipmentNotFound."""
+        first = await self._first_event(shipment_id)
+        if not isinstance(first, ShipmentCreated):
+            raise ShipmentNotFound
+        return first.order_id
+
+    async def _bounded(self, request: CommandRequest, order_id: UUID, *, wait: bool) -> Any:
+        try:
+            async with asyncio.timeout(self._settings.request_timeout):
+                return await self._until_through(request, order_id, wait=wait)
+        except (TimeoutError, WorkflowUpdateRPCTimeoutOrCancelledError):
+            raise Unavailable(_WHO_KNOWS) from None
+        except RPCError as error:
+            if error.status == RPCStatusCode.RESOURCE_EXHAUSTED:
+                raise TooManyRequests("Too many commands at once for this order: send it again") from None
+            if error.status in _OUT_OF_ORDER:
+                log.warning("temporal.unavailable", status=error.status.name, command=request.command)
+                raise Unavailable(_WHO_KNOWS) from None
+            raise
+        except RuntimeError as error:
+            # This is how a lazy client says that there is nobody to connect to.
+            if "client connect" in str(error):
+                log.warning("temporal.unreachable", command=request.command)
+                raise Unavailable("Temporal can't be reached: nothing was done") from None
+            raise
+
+    async def _until_through(self, request: CommandRequest, order_id: UUID, *, wait: bool) -> Any:
+        for attempt in range(_ATTEMPTS):
+            try:
+                handle = await self._update(request, order_id, wait=wait)
+                return await (handle.result() if wait else _prompt_refusal(handle))
+            except WorkflowUpdateFailedError as failed:
+                _raise_unless_cut_off(failed)
+            except RPCError as error:
+                if error.status not in _NO_RUN:
+                    raise
+            log.info("command.again", command=request.command, order_id=str(order_id))
+            await asyncio.sleep(_PAUSE_SECONDS * 2**attempt)
+        raise Unavailable(_WHO_KNOWS)
+
+    async def _update(self, request: CommandRequest, order_id: UUID, *, wait: bool) -> WorkflowUpdateHandle[Receipt]:
+        """The update, accepted by the order's run. Without a run, one is started if there is, or will be, an order."""
+        stage = WorkflowUpdateStage.COMPLETED if wait else WorkflowUpdateStage.ACCEPTED
+        update, update_id = UPDATES[request.command], str(request.command_id)
+        if request.command == CreateOrder.__name__:
+            order = CreateOrder.model_validate(request.data)
+            start = self._start(order_id, order, Memory())
+        else:
+            run = self._temporal.get_workflow_handle(workflow_id(order_id))
+            try:
+                return await run.start_update(  # pyright: ignore[reportUnknownMemberType] - an overload lacks types
+                    update, request, id=update_id, wait_for_stage=stage
+                )
+            except RPCError as error:
+                if error.status not in _NO_RUN:
+                    raise
+            start = self._start(order_id, await self._created(order_id), Memory(unsure=True))
+        try:
+            return await self._temporal.start_update_with_start_workflow(  # pyright: ignore[reportUnknownMemberType] - likewise
+                update, request, id=update_id, wait_for_stage=stage, start_workflow_operation=start
+            )
+        except RPCError:
+            # The operation has the error, too; asyncio complains about one that nobody looks at.
+            with suppress(RPCError, TimeoutError):
+                async with asyncio.timeout(0):
+                    await start.workflow_handle()
+            raise
+
+    def _start(
+        self, order_id: UUID, order: CreateOrder | OrderCreated, memory: Memory
+    ) -> WithStartWorkflowOperation[OrderWorkflow, str]:
+        return WithStartWorkflowOperation(
+            OrderWorkflow.run,
+            OrderStart(
+                order_id=order_id,
+                idle_seconds=self._settings.order_idle_timeout,
+                step_seconds=self._settings.command_timeout,
+                memory=memory,
+            ),
+            id=workflow_id(order_id),
+            task_queue=self._settings.task_queue,
+            id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+            task_timeout=_TASK_TIMEOUT,
+            static_summary=f"{order.order_number} for {order.business_partner}",
+            search_attributes=TypedSearchAttributes(
+                [
+                    SearchAttributePair(ORDER_NUMBER, order.order_number),
+                    SearchAttributePair(BUSINESS_PARTNER, order.business_partner),
+                ]
+            ),
+        )
+
+    async def _created(self, order_id: UUID) -> OrderCreated:
+        first = await self._first_event(order_id)
+        if not isinstance(first, OrderCreated):
+            raise OrderNotFound
+        return first
+
+    async def _first_event(self, stream_id: UUID) -> object:
+        recorded = await self._store.read_stream(str(stream_id), limit=1)
+        return next((event for first in recorded for event in decode(first)), None)
+
+
+async def _prompt_refusal(handle: WorkflowUpdateHandle[Receipt]) -> None:
+    with suppress(TimeoutError, WorkflowUpdateRPCTimeoutOrCancelledError):
+        async with asyncio.timeout(_PROMPT_SECONDS):
+            await handle.result()
+
+
+def _raise_unless_cut_off(failed: WorkflowUpdateFailedError) -> None:
+    """The refusal that the failure stands for. Returns if the run has ended and the update has to be sent again."""
+    cause = failed.cause
+    if not isinstance(cause, ApplicationError) or cause.type is None:
+        raise failed
+    if cause.type in _CUT_OFF:
+        return
+    if cause.type == UNAVAILABLE:
+        raise Unavailable(_WHO_KNOWS) from None
+    if cause.type in REFUSALS:
+        raise Refusal.of(cause.type, cause.message, *cause.details[:1] or ({},)) from None
+    raise failed

@@ -1,0 +1,251 @@
+"""The shapes of requests and answers, as /docs shows them.
+
+What a caller may send is said by the domain's own types, so that there is one set of rules and messages. Answers
+are contracts with programs: a field is added, never renamed.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Any, Generic, Literal, TypeVar
+from uuid import UUID, uuid4
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, WithJsonSchema
+
+from domain.order import Items
+from domain.refusals import Violation
+from domain.values import Email, Id, OrderNumber, RecordedQuantity, Value
+
+T = TypeVar("T")
+
+ORDER_ID = "0b6a2b4e-5c1f-4c6e-9a53-0d6f0a7a2f10"
+SHIPMENT_ID = "90bd9a6f-8d3c-5a60-b2a6-1f3df0f6a0c5"
+PRODUCT_ID = "2f1c7a55-91a4-4b0c-8f0e-6b0f9f1f6a01"
+
+
+class OrderStatus(StrEnum):
+    OPEN = "OPEN"
+    COMPLETED = "COMPLETED"
+    SHIPPED = "SHIPPED"
+
+
+class ShipmentStatus(StrEnum):
+    OPEN = "OPEN"
+    COMPLETED = "COMPLETED"
+
+
+# --- Requests
+
+
+class NewOrder(Value):
+    """An order to create. Fields that are not listed here are refused."""
+
+    id: Id = Field(
+        default_factory=uuid4,
+        description="The order's id, if the caller wants to choose it.",
+        examples=[ORDER_ID],
+    )
+    order_number: OrderNumber = Field(
+        description="What people call the order. No two orders have the same; a deleted order's is free again.",
+        examples=["SO-10248"],
+    )
+    business_partner: Email = Field(
+        description="Who wants it: an e-mail address.", examples=["vinet@northwind.example"]
+    )
+    items: Items = Field(description="What is wanted, 1 to 1000 lines.")
+
+    @property
+    def named(self) -> bool:
+        """Whether the caller chose the id."""
+        return "id" in self.model_fields_set
+
+
+# --- Answers to commands
+
+
+class Answer(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class _Written(Answer):
+    version: int = Field(description="Its version after the command, from 1.", examples=[1])
+    position: int = Field(
+        description="Where the change is in the global sequence. `GET ...?min_position=` it waits until the read "
+        "model has come that far.",
+        examples=[7],
+    )
+    workflow_id: str = Field(examples=[f"order-{ORDER_ID}"])
+    workflow_url: str = Field(
+        description="The order's run in the Temporal Web UI.",
+        examples=[f"http://127.0.0.1:8233/namespaces/default/workflows/order-{ORDER_ID}"],
+    )
+
+
+class WrittenOrder(_Written):
+    """What a command did to an order. The same command again gets the same answer."""
+
+    id: UUID = Field(examples=[ORDER_ID])
+    order_number: str = Field(examples=["SO-10248"])
+    status: OrderStatus = Field(examples=["OPEN"])
+
+
+class WrittenCompletion(WrittenOrder):
+    """What completing an order did."""
+
+    status: OrderStatus = Field(examples=["COMPLETED"])
+    shipment_id: UUID = Field(description="The shipment that the order has become.", examples=[SHIPMENT_ID])
+
+
+class WrittenShipment(_Written):
+    """What a command did to a shipment."""
+
+    id: UUID = Field(examples=[SHIPMENT_ID])
+    order_id: UUID = Field(examples=[ORDER_ID])
+    status: ShipmentStatus = Field(examples=["COMPLETED"])
+
+
+class Accepted(Answer):
+    """The command is on its way. Where it leads is to be seen at `Location`."""
+
+    id: UUID = Field(examples=[ORDER_ID])
+    workflow_id: str = Field(examples=[f"order-{ORDER_ID}"])
+    workflow_url: str
+
+
+# --- What can be read
+
+_CREATED = Field(description="When it began.", examples=["2026-01-31T12:00:00Z"])
+_UPDATED = Field(description="When it last changed.", examples=["2026-01-31T12:00:04Z"])
+
+Number = Annotated[RecordedQuantity, WithJsonSchema({"type": "number", "exclusiveMinimum": 0})]
+
+
+class Item(Answer):
+    product_id: UUID = Field(examples=[PRODUCT_ID])
+    quantity: Number = Field(examples=[1.5])
+    uom: str = Field(examples=["KG"])
+
+
+class OrderSummary(Answer):
+    """An order, without its items."""
+
+    id: UUID = Field(examples=[ORDER_ID])
+    order_number: str = Field(examples=["SO-10248"])
+    business_partner: str = Field(examples=["vinet@northwind.example"])
+    status: OrderStatus
+    version: int = Field(examples=[2])
+    shipment_id: UUID | None = Field(description="Its shipment, once it is completed.", examples=[SHIPMENT_ID])
+    created_at: datetime = _CREATED
+    updated_at: datetime = _UPDATED
+    workflow_id: str = Field(examples=[f"order-{ORDER_ID}"])
+    workflow_url: str
+
+
+class ShipmentOfOrder(Answer):
+    id: UUID = Field(examples=[SHIPMENT_ID])
+    status: ShipmentStatus
+    version: int = Field(examples=[1])
+
+
+class Order(Answer):
+    """An order with its items in the order in which they were added."""
+
+    id: UUID = Field(examples=[ORDER_ID])
+    order_number: str = Field(examples=["SO-10248"])
+    business_partner: str = Field(examples=["vinet@northwind.example"])
+    status: OrderStatus
+    version: int = Field(examples=[2])
+    items: Sequence[Item]
+    shipment: ShipmentOfOrder | None = Field(description="Its shipment, once it is completed.")
+    created_at: datetime = _CREATED
+    updated_at: datetime = _UPDATED
+    workflow_id: str = Field(examples=[f"order-{ORDER_ID}"])
+    workflow_url: str
+
+
+class Shipment(Answer):
+    id: UUID = Field(examples=[SHIPMENT_ID])
+    order_id: UUID = Field(examples=[ORDER_ID])
+    status: ShipmentStatus
+    version: int = Field(examples=[1])
+    created_at: datetime = _CREATED
+    updated_at: datetime = _UPDATED
+    workflow_id: str = Field(examples=[f"order-{ORDER_ID}"])
+    workflow_url: str
+
+
+class Event(Answer):
+    """An event as it was recorded. It never changes."""
+
+    event_id: UUID
+    type: str = Field(examples=["Order.OrderCreated"])
+    stream_id: str = Field(description="The order or shipment that it belongs to.", examples=[ORDER_ID])
+    version: int = Field(description="Its number in that stream, from 1.", examples=[1])
+    position: int = Field(description="Its number in the global sequence, from 1.", examples=[7])
+    data: JsonValue = Field(examples=[{"id": ORDER_ID}])
+    causation_id: UUID | None = Field(description="The command, or the event, that led to it.")
+    correlation_id: UUID | None = Field(description="The process that it belongs to: one per order.")
+    created_at: datetime
+
+
+class BlockedProduct(Answer):
+    product_id: UUID = Field(examples=["55e76be0-b83e-4b3c-addd-f3d9e8835be2"])
+    blocked_at: datetime
+
+
+class Projection(Answer):
+    name: str = Field(examples=["orders"])
+    position: int = Field(description="How far in the global sequence it has come.", examples=[7])
+    lag: int = Field(description="Events that it has yet to see.", examples=[0])
+
+
+class Page(Answer, Generic[T]):
+    items: Sequence[T]
+    next: str | None = Field(description="What `after` has to be for the next page; null on the last one.")
+
+
+class EventPage(Answer):
+    items: Sequence[Event]
+    next: int | None = Field(description="What `after` has to be for the next page; null on the last one.")
+
+
+class Listing(Answer, Generic[T]):
+    items: Sequence[T]
+
+
+# --- What the gateway says of itself
+
+
+class Alive(Answer):
+    status: Literal["ok"] = "ok"
+
+
+class Readiness(Answer):
+    status: Literal["ok", "unavailable"]
+    checks: dict[str, Literal["ok", "unavailable"]]
+
+
+class Problem(BaseModel):
+    """RFC 9457. `code` is stable; `detail` is for people. Some codes have members of their own."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str = Field(description="`/problems/<code>`", examples=["/problems/validation-failed"])
+    title: str
+    status: int
+    detail: str
+    code: str = Field(examples=["validation-failed"])
+    errors: list[Violation] | None = Field(
+        default=None, description="Every broken rule (`validation-failed`); a pointer is RFC 6901, into the body."
+    )
+    product_ids: list[UUID] | None = Field(default=None, description="Which are blocked (`products-blocked`).")
+    version: int | None = Field(default=None, description="The version it is at (`precondition-failed`).")
+    request_id: str | None = Field(default=None, description="What the log has it under (`internal-error`).")
+
+
+def components(schema: dict[str, Any]) -> dict[str, Any]:
+    """The OpenAPI document with the schemas that only problem responses refer to."""
+    definitions = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+    nested = definitions.pop("$defs")
+    schema.setdefault("components", {}).setdefault("schemas", {}).update({"Problem": definitions, **nested})
+    return schema

@@ -1,0 +1,193 @@
+"""The command `waybill`: a table of commands. Each imports what it needs when it runs, so that --help stays quick."""
+
+import asyncio
+import importlib
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+import click
+
+
+class _Elsewhere(NamedTuple):
+    """A command that a module of its own defines, and what `waybill --help` says of it."""
+
+    module: str
+    name: str
+    summary: str
+
+
+_ELSEWHERE: Mapping[str, _Elsewhere] = {}
+
+
+class _Waybill(click.Group):
+    """Commands from here and from elsewhere. What a user can mend is told in one line."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), *_ELSEWHERE])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if place := _ELSEWHERE.get(cmd_name):
+            command: click.Command = getattr(importlib.import_module(place.module), place.name)
+            return command
+        return super().get_command(ctx, cmd_name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        summaries = {name: place.summary for name, place in _ELSEWHERE.items()}
+        summaries |= {name: self.commands[name].get_short_help_str(80) for name in super().list_commands(ctx)}
+        with formatter.section("Commands"):
+            formatter.write_dl(sorted(summaries.items()))
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.Abort, click.exceptions.Exit, BrokenPipeError):
+            raise
+        except Exception as error:
+            if _can_be_mended(error):
+                raise click.ClickException(_one_line(error)) from None
+            raise
+
+
+@click.group(cls=_Waybill, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="waybill", prog_name="waybill", message="%(prog)s %(version)s")
+def main() -> None:
+    """Takes orders to shipments, durably.
+
+    Every command is configured by environment variables (.env.example lists them), `waybill dev` needs none.
+    """
+
+
+def _reads(*lines: str) -> str:
+    """What --help says of a command's environment."""
+    return "\b\nEnvironment:\n  " + "\n  ".join(lines)
+
+
+_DATABASES = "WAYBILL_EVENT_STORE_URL, WAYBILL_READ_STORE_URL   the two databases, postgresql://..."
+_TEMPORAL = "TEMPORAL_ADDRESS, TEMPORAL_NAMESPACE, TEMPORAL_*  the Temporal server"
+_PORT = click.IntRange(0, 65535)
+
+
+@main.command(
+    epilog=_reads(
+        "WAYBILL_POSTGRES_BIN  the directory of your own initdb and postgres",
+        "WAYBILL_TEMPORAL_BIN  your own Temporal CLI",
+        "WAYBILL_*             all other settings reach the workers and the gateway",
+    )
+)
+@click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=".waybill",
+    show_default=True,
+    help="What is kept between starts.",
+)
+@click.option("--fresh", is_flag=True, help="Forget what is kept there.")
+@click.option("--api-port", type=_PORT, metavar="PORT", default=8000, show_default=True)
+@click.option("--temporal-port", type=_PORT, metavar="PORT", default=7233, show_default=True)
+@click.option("--temporal-ui-port", type=_PORT, metavar="PORT", default=8233, show_default=True)
+@click.option("--workers", type=click.IntRange(1, 64), metavar="N", default=1, show_default=True)
+@click.option("--untuned", is_flag=True, help="Run Temporal's server as it comes, for comparison.")
+def dev(
+    data_dir: Path,
+    *,
+    fresh: bool,
+    api_port: int,
+    temporal_port: int,
+    temporal_ui_port: int,
+    workers: int,
+    untuned: bool,
+) -> None:
+    """Run everything on this machine.
+
+    PostgreSQL, Temporal with its Web UI, workers and the gateway run as processes of their own, and are started
+    again when they die. Ctrl-C stops them; the data stays. Port 0 is any free one: when all is ready,
+    DATA_DIR/dev.json has the addresses.
+    """
+    from dev.stack import Options, run
+
+    options = Options(data_dir, fresh, api_port, temporal_port, temporal_ui_port, workers=workers, tuned=not untuned)
+    asyncio.run(run(options))
+
+
+@main.command(epilog=_reads("WAYBILL_API_HOST, WAYBILL_API_PORT                where to listen", _DATABASES, _TEMPORAL))
+def api() -> None:
+    """Serve the HTTP gateway."""
+    from api.app import serve
+    from settings import load
+
+    serve(load())
+
+
+@main.command(
+    epilog=_reads(
+        _DATABASES,
+        _TEMPORAL,
+        "WAYBILL_TASK_QUEUE                                the queue to work on",
+        "WAYBILL_METRICS_PORT                              serve /metrics and /livez there",
+    )
+)
+def worker() -> None:
+    """Run a worker: orders, their steps, projections.
+
+    Start as many as you like, on as many hosts as you like. TERM lets the steps that run finish.
+    """
+    from settings import load
+    from worker import main as run
+
+    run(load())
+
+
+@main.command(epilog=_reads(_DATABASES))
+def migrate() -> None:
+    """Create or update the tables of both databases.
+
+    The databases must exist. Run it as often as you like, also twice at once.
+    """
+    from eventstore.migrate import migrate as migrate_event_store
+    from projections.migrate import migrate as migrate_read_store
+    from settings import load
+
+    settings = load()
+    _migrate("event store", settings.event_store_url, migrate_event_store)
+    _migrate("read store", settings.read_store_url, migrate_read_store)
+
+
+def _migrate(store: str, url: str, migrate: Callable[[str], Awaitable[list[str]]]) -> None:
+    async def applied() -> list[str]:
+        return await migrate(url)
+
+    try:
+        names = asyncio.run(applied())
+    except Exception as error:
+        if _can_be_mended(error):
+            # Without user and password.
+            place = urlsplit(url)._replace(netloc=urlsplit(url).netloc.rpartition("@")[2]).geturl()
+            raise click.ClickException(f"{store} at {place}: {_one_line(error)}") from None
+        raise
+    click.echo(f"{store}: {', '.join(names) or 'up to date'}")
+
+
+def _can_be_mended(error: Exception) -> bool:
+    """Whether it is about settings, servers or files and not about our code."""
+    import asyncpg
+    import httpx2
+    from temporalio.service import RPCError
+
+    from dev.errors import DevError
+    from settings import SettingsError
+
+    expected = (
+        SettingsError, DevError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError, httpx2.TransportError, RPCError
+    )  # fmt: skip
+    # Temporal's client has no class of its own for a server that can't be reached.
+    return isinstance(error, expected) or str(error).startswith("Failed client connect")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""The values that commands and events are made of.
+
+Commands are checked against the rules of the contract. Events are history: they were accepted once, maybe by
+another program, so what is read back is held to its shape only.
+"""
+
+import re
+from decimal import Decimal
+from typing import Annotated, Literal
+from uuid import UUID
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    EmailStr,
+    Field,
+    PlainSerializer,
+    StringConstraints,
+    WithJsonSchema,
+)
+from pydantic_core import PydanticCustomError
+
+Uom = Literal["KG", "MT"]
+"""Unit of measure: kilogram or metric ton."""
+
+_CANONICAL_UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+_MAX_DIGITS, _SMALLEST = 12, Decimal("0.001")
+
+
+class Value(BaseModel):
+    """Immutable, and a field that nobody declared is an error: a typo must not be dropped in silence."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def _canonical_uuid(value: object) -> object:
+    if isinstance(value, UUID) or (isinstance(value, str) and _CANONICAL_UUID.fullmatch(value)):
+        return value
+    raise PydanticCustomError("uuid", "must be a valid UUID string")
+
+
+def _strict_number(value: object) -> object:
+    # bool is an int in Python, and Decimal("5") would pass for a number that the caller wrote as text.
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
+        raise PydanticCustomError("number", "must be a number greater than 0")
+    number = Decimal(repr(value)) if isinstance(value, float) else Decimal(value)
+    if not number.is_finite() or number <= 0:
+        raise PydanticCustomError("number", "must be a number greater than 0")
+    # The exponent is looked at first: 1E+1000000 has no form with decimals that fits into memory.
+    if number.adjusted() >= _MAX_DIGITS or number != (exact := number.quantize(_SMALLEST)):
+        raise PydanticCustomError("digits", "must have at most 12 digits, 3 of them decimals")
+    exact = exact.normalize()
+    if len(exact.as_tuple().digits) > _MAX_DIGITS:
+        raise PydanticCustomError("digits", "must have at most 12 digits, 3 of them decimals")
+    return exact
+
+
+def _json_number(value: Decimal) -> int | float:
+    # At most 12 digits: a float's shortest form gives them back exactly.
+    return int(value) if value == value.to_integral_value() else float(value)
+
+
+def _stored_number(value: object) -> object:
+    # Decimal(1.1) would carry the float's binary tail along; its shortest form is what was written.
+    return Decimal(repr(value)) if isinstance(value, float) else value
+
+
+def _bare_address(value: object) -> object:
+    # EmailStr would take "Ann <ann@example.com>" for ann@example.com, and drop the name in silence.
+    if isinstance(value, str) and ("<" in value or value != value.strip()):
+        raise PydanticCustomError("value_error", "must be a valid email")
+    return value
+
+
+def _printable(value: str) -> str:
+    # isprintable() refuses control characters, surrogates and the invisible ones that reorder text.
+    if not value.isprintable() or not value.strip():
+        raise PydanticCustomError("string", "must be a valid string")
+    return value
+
+
+Id = Annotated[UUID, BeforeValidator(_canonical_uuid)]
+"""A UUID in its usual form, 8-4-4-4-12 hexadecimal digits."""
+
+OrderNumber = Annotated[str, StringConstraints(strict=True, min_length=1, max_length=64), AfterValidator(_printable)]
+"""What people call an order: 1 to 64 printable characters, at least one of them not a space."""
+
+Email = Annotated[EmailStr, BeforeValidator(_bare_address), Field(max_length=254)]
+"""An e-mail address, without a name around it; its domain is kept in lower case."""
+
+Quantity = Annotated[
+    Decimal,
+    BeforeValidator(_strict_number),
+    PlainSerializer(_json_number, return_type=int | float),
+    WithJsonSchema({"type": "number", "exclusiveMinimum": 0, "maximum": 10**_MAX_DIGITS - 1}),
+]
+"""A number greater than 0 with at most 12 digits, 3 of them decimals; in JSON a number, never a string."""
+
+RecordedQuantity = Annotated[
+    Decimal, BeforeValidator(_stored_number), PlainSerializer(_json_number, return_type=int | float)
+]
+"""A quantity as history has it."""
+
+
+class Item(Value):
+    """One line of an order, as a caller asks for it."""
+
+    product_id: Id
+    quantity: Quantity
+    uom: Uom
+
+
+class RecordedItem(Value):
+    """One line of an order, as an event has it."""
+
+    product_id: UUID
+    quantity: RecordedQuantity
+    uom: str

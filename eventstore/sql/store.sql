@@ -1,0 +1,149 @@
+-- name: append
+-- Append a batch in one transaction: each append with its own outcome (see the function's comment).
+select outcome, first_version, first_position, created_at
+from waybill.append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16);
+
+-- name: load
+-- What a command needs: the stream, its snapshot, the events after it, and the event that this command made before.
+with stream as (
+  select stream_id, stream_uuid, stream_version, deleted_at from public.streams where stream_uuid = $1
+), snapshot as (
+  select snapshots.* from public.snapshots join stream on source_uuid = stream_uuid and source_version <= stream_version
+), wanted as (
+  select 'event' as kind, here.event_id, here.stream_version as number, stream_uuid, here.stream_version as version
+  from stream
+  join public.stream_events as here using (stream_id)
+  where here.stream_version > coalesce((select source_version from snapshot), 0)
+  union all
+  select 'repeated', own.event_id, own.stream_version, streams.stream_uuid, own.stream_version
+  from public.stream_events as own
+  join public.streams using (stream_id)
+  where own.event_id = $2 and own.stream_id = own.original_stream_id
+)
+select 'stream' as kind, null::uuid as event_id, stream_version as number, null::bigint as position,
+  stream_uuid, null::bigint as version, null::text as type, null::bytea as data, null::bytea as metadata,
+  null::uuid as causation_id, null::uuid as correlation_id, deleted_at as created_at
+from stream
+union all
+select 'snapshot', null, source_version, null, source_uuid, null, source_type, data, metadata, null, null, created_at
+from snapshot
+union all
+select kind, event_id, number, global.stream_version, wanted.stream_uuid, wanted.version, event_type, data, metadata,
+  causation_id, correlation_id, created_at
+from wanted
+join public.events using (event_id)
+join public.stream_events as global using (event_id)
+where global.stream_id = 0
+order by kind, number;
+
+-- name: read_forward
+-- Events of one stream after a number, in its order. $1 stream, $2 after, $3 limit.
+select event_id, here.stream_version as number, global.stream_version as position, original.stream_uuid,
+  here.original_stream_version as version, event_type as type, data, metadata, causation_id, correlation_id,
+  events.created_at
+from public.streams as stream
+join public.stream_events as here using (stream_id)
+join public.events using (event_id)
+join public.stream_events as global using (event_id)
+join public.streams as original on original.stream_id = here.original_stream_id
+where stream.stream_uuid = $1 and here.stream_version > $2 and global.stream_id = 0
+order by here.stream_version
+limit $3;
+
+-- name: read_backward
+-- Events of one stream before a number, the newest first; before 0 means from its end. $1 stream, $2 before, $3 limit.
+select event_id, here.stream_version as number, global.stream_version as position, original.stream_uuid,
+  here.original_stream_version as version, event_type as type, data, metadata, causation_id, correlation_id,
+  events.created_at
+from public.streams as stream
+join public.stream_events as here using (stream_id)
+join public.events using (event_id)
+join public.stream_events as global using (event_id)
+join public.streams as original on original.stream_id = here.original_stream_id
+where stream.stream_uuid = $1 and ($2::bigint = 0 or here.stream_version < $2) and global.stream_id = 0
+order by here.stream_version desc
+limit $3;
+
+-- name: read_all
+-- Events of the global sequence after a position. $1 after, $2 limit.
+select event_id, here.stream_version as number, here.stream_version as position, original.stream_uuid,
+  here.original_stream_version as version, event_type as type, data, metadata, causation_id, correlation_id,
+  events.created_at
+from public.stream_events as here
+join public.events using (event_id)
+join public.streams as original on original.stream_id = here.original_stream_id
+where here.stream_id = 0 and here.stream_version > $1
+order by here.stream_version
+limit $2;
+
+-- name: read_all_of_types
+-- Events of the global sequence after a position, of some types only. $1 after, $2 limit, $3 types.
+select event_id, here.stream_version as number, here.stream_version as position, original.stream_uuid,
+  here.original_stream_version as version, event_type as type, data, metadata, causation_id, correlation_id,
+  events.created_at
+from public.stream_events as here
+join public.events using (event_id)
+join public.streams as original on original.stream_id = here.original_stream_id
+where here.stream_id = 0 and here.stream_version > $1 and event_type = any ($3)
+order by here.stream_version
+limit $2;
+
+-- name: stream
+-- Where a stream stands.
+select stream_version, deleted_at from public.streams where stream_uuid = $1;
+
+-- name: record_snapshot
+-- Keep a snapshot, unless a newer one is there.
+insert into public.snapshots as held (source_uuid, source_version, source_type, data, metadata)
+values ($1, $2, $3, $4, $5)
+on conflict (source_uuid) do update
+set source_version = excluded.source_version, source_type = excluded.source_type, data = excluded.data,
+  metadata = excluded.metadata, created_at = now()
+where held.source_version < excluded.source_version;
+
+-- name: reserve
+-- Claim a business key until the lease is over. $1 kind, $2 key, $3 owner, $4 command, $5 lease.
+select waybill.reserve($1, $2, $3, $4, $5);
+
+-- name: release
+-- Give back what a command has reserved, unless an append has confirmed it. $1 kind, $2 key, $3 owner, $4 command.
+delete from waybill.claims
+where kind = $1 and key = $2 and owner = $3 and command_id = $4 and lease_until is not null
+returning 1;
+
+-- name: claim_owner
+-- Who holds a business key for good.
+select owner from waybill.claims where kind = $1 and key = $2 and lease_until is null;
+
+-- name: event_by_id
+-- One event, wherever it is.
+select event_id, own.stream_version as number, global.stream_version as position, original.stream_uuid,
+  own.stream_version as version, event_type as type, data, metadata, causation_id, correlation_id, events.created_at
+from public.events
+join public.stream_events as own using (event_id)
+join public.stream_events as global using (event_id)
+join public.streams as original on original.stream_id = own.stream_id
+where event_id = $1 and own.stream_id = own.original_stream_id and global.stream_id = 0;
+
+-- name: answer
+-- The outcome that was kept for a command.
+select command_id, fingerprint, outcome from waybill.answers where command_id = $1;
+
+-- name: remember
+-- Keep the outcome of a command, the first one for good.
+insert into waybill.answers (command_id, fingerprint, outcome) values ($1, $2, $3)
+on conflict (command_id) do nothing;
+
+-- name: blocked_products
+-- Products that must not be sold; with $1 only those among them.
+select product_id, blocked_at from waybill.blocked_products
+where $1::uuid[] is null or product_id = any ($1)
+order by product_id;
+
+-- name: block_product
+-- Block a product; returns a row if that is news.
+insert into waybill.blocked_products (product_id) values ($1) on conflict do nothing returning 1;
+
+-- name: unblock_product
+-- Unblock a product; returns a row if it was blocked.
+delete from waybill.blocked_products where product_id = $1 returning 1;

@@ -1,0 +1,239 @@
+"""What an event store is: records and the protocol that every adapter keeps.
+
+An append, a stream, a position and a claim mean the same in PostgreSQL (postgres.py) and in memory (memory.py);
+one contract suite holds both to it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal, Protocol
+from uuid import UUID
+
+ALL_STREAM = "$all"
+"""The global sequence: every event once, dense, in commit order."""
+
+ExpectedVersion = int | Literal["any", "no_stream", "stream_exists"]
+"""What the stream must look like for an append to be done. A number is its exact version; 0 is an empty stream."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewEvent:
+    """An event to append. `data` and `metadata` are JSON objects in UTF-8; metadata is never empty or absent."""
+
+    event_id: UUID
+    type: str
+    data: bytes
+    metadata: bytes = b"{}"
+    causation_id: UUID | None = None
+    correlation_id: UUID | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedEvent:
+    """An event of a stream that was read."""
+
+    event_id: UUID
+    number: int
+    """Its number in the stream that was read: a version, a position in `$all`, or a link's number."""
+    position: int
+    """Its position in the global sequence, from 1."""
+    stream_id: str
+    """The stream that it was appended to."""
+    version: int
+    """Its version in that stream, from 1."""
+    type: str
+    data: bytes
+    metadata: bytes | None
+    causation_id: UUID | None
+    correlation_id: UUID | None
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A business key that one owner may hold: kind `order_number`, key the number, owner the order."""
+
+    kind: str
+    key: str
+    owner: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class Append:
+    """Events for one stream, with the claims that they confirm or give back in the same transaction."""
+
+    stream_id: str
+    expected: ExpectedVersion
+    events: Sequence[NewEvent]
+    confirm: Sequence[Claim] = ()
+    release: Sequence[Claim] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """Where the events went. A repeated append gets the first one's answer."""
+
+    first_version: int
+    first_position: int
+    created_at: datetime
+    repeated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A folded state, to spare reading what lies before it. A cache: it may be missing, old or wrong."""
+
+    source_id: str
+    source_version: int
+    source_type: str
+    data: bytes
+    metadata: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """What a command needs of its stream, read at one moment."""
+
+    version: int
+    """The stream's version; 0 if there is no such stream."""
+    snapshot: Snapshot | None
+    events: Sequence[RecordedEvent]
+    """The events after the snapshot's version, or all of them without one."""
+    repeated: RecordedEvent | None
+    """The event with the id that was asked for, in whatever stream, if there is one already."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A command's outcome that left no event, kept because the caller may ask for it again."""
+
+    command_id: UUID
+    fingerprint: str
+    outcome: bytes
+    """A JSON object."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recollection:
+    """What is known of a command id: the event it made, and the answer that was kept instead of one."""
+
+    event: RecordedEvent | None
+    answer: Answer | None
+
+
+@dataclass(frozen=True, slots=True)
+class BlockedProduct:
+    product_id: UUID
+    blocked_at: datetime
+
+
+ReserveOutcome = Literal["reserved", "taken", "leased"]
+"""`leased`: another owner has it, but may yet give it back; ask again when the lease is over at the latest."""
+
+
+class StoreError(Exception):
+    """The event store refused."""
+
+
+class WrongExpectedVersion(StoreError):
+    """The stream is at another version than expected: read it again, then decide anew."""
+
+    def __init__(self, stream_id: str, expected: ExpectedVersion, actual: int) -> None:
+        super().__init__(f"stream {stream_id} is at version {actual}, expected {expected}")
+        self.stream_id, self.expected, self.actual = stream_id, expected, actual
+
+
+class DuplicateEvent(StoreError):
+    """An event with this id exists, and it isn't the one of this append."""
+
+
+class StreamDeleted(StoreError):
+    """The stream was deleted: it takes no more events and can't be read."""
+
+
+class ClaimLost(StoreError):
+    """The claim isn't held any more: its lease ran out and another took it. Reserve it again."""
+
+
+class ReservedStream(StoreError):
+    """`$all` is the global sequence: append to a stream of its own."""
+
+
+class EventStore(Protocol):
+    """The only writer of events, and all that Waybill keeps beside them in the same database."""
+
+    async def append(self, append: Append) -> Appended:
+        """Append in one transaction, or not at all.
+
+        Idempotent by event id: the same events in the same stream again give the first answer. Raises
+        WrongExpectedVersion, DuplicateEvent, StreamDeleted, ClaimLost or ReservedStream; nothing is written then.
+        """
+        ...
+
+    async def load(self, stream_id: str, event_id: UUID) -> History:
+        """Snapshot, events after it, and the event `event_id` if it exists, in one round trip."""
+        ...
+
+    async def read_stream(
+        self, stream_id: str, *, after: int = 0, limit: int = 1000, backwards: bool = False
+    ) -> list[RecordedEvent]:
+        """At most `limit` events with a number greater than `after` (backwards: lower, 0 meaning the end).
+
+        Empty for a stream that doesn't exist. `$all` reads the global sequence. Raises StreamDeleted.
+        """
+        ...
+
+    async def read_all(
+        self, *, after: int = 0, limit: int = 1000, types: Sequence[str] | None = None
+    ) -> list[RecordedEvent]:
+        """At most `limit` events of the global sequence after position `after`, of these types only if given."""
+        ...
+
+    async def stream_version(self, stream_id: str) -> int:
+        """The version of the stream, 0 if it doesn't exist; for `$all` the head of the global sequence."""
+        ...
+
+    async def record_snapshot(self, snapshot: Snapshot) -> None:
+        """Keep the snapshot, unless there is a newer one of its stream already."""
+        ...
+
+    async def reserve(self, claim: Claim, command_id: UUID, *, lease_seconds: float) -> ReserveOutcome:
+        """Claim a business key for `lease_seconds`; an append confirms it for good. Idempotent per owner."""
+        ...
+
+    async def release(self, claim: Claim, command_id: UUID) -> bool:
+        """Give back what this command reserved, unless an append has confirmed it. Says whether it gave."""
+        ...
+
+    async def claim_owner(self, kind: str, key: str) -> UUID | None:
+        """Who holds the key for good; None if nobody does."""
+        ...
+
+    async def recall(self, command_id: UUID, event_id: UUID) -> Recollection:
+        """What is known of a command."""
+        ...
+
+    async def remember(self, answer: Answer) -> Answer:
+        """Keep the answer, unless one is kept for this command already; gives the one that is kept."""
+        ...
+
+    async def blocked_products(self, among: Sequence[UUID] | None = None) -> list[BlockedProduct]:
+        """The products that must not be sold, by id; only those of `among` if given."""
+        ...
+
+    async def block_product(self, product_id: UUID) -> bool:
+        """Says whether it is news."""
+        ...
+
+    async def unblock_product(self, product_id: UUID) -> bool:
+        """Says whether it was blocked."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of one append, so that one caller can't stall the others."""
+
+    max_events: int = 20_000
+    max_event_bytes: int = field(default=16 * 1024 * 1024)

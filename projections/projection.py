@@ -1,0 +1,77 @@
+"""What a read model declares: the events that it is made of, and how a batch of them changes its tables."""
+
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from domain.aggregates import TYPE_OF_EVENT, Event
+from eventstore.codec import UPCASTERS, UndecodableEvent, decode
+from eventstore.store import RecordedEvent
+
+if TYPE_CHECKING:
+    import asyncpg
+
+    Connection = asyncpg.Connection[asyncpg.Record]
+
+
+@dataclass(frozen=True, slots=True)
+class Happened:
+    """An event, and what a read model wants to know besides."""
+
+    aggregate_id: UUID
+    """The stream that it was appended to. Adopted events may name another id in their data: the stream counts."""
+    version: int
+    position: int
+    at: datetime
+    event_id: UUID
+    event: Event
+
+
+@dataclass(frozen=True)
+class Projection:
+    """A read model. It is one file that ends in one of these, and an entry in registry.py."""
+
+    name: str
+    version: int
+    """Grows when the same events would make other rows than before."""
+    events: tuple[type[Event], ...]
+    apply: Callable[["Connection", Sequence[Happened]], Awaitable[None]]
+    """Change the tables by a batch of events, in order. It runs in a transaction that also moves the checkpoint, so no
+    event comes twice; and in few statements per batch, none per event."""
+
+    @property
+    def types(self) -> Sequence[str]:
+        """The stored event types to read: its own, and those of older shape that may turn out to be its own."""
+        return sorted({*(TYPE_OF_EVENT[event] for event in self.events), *UPCASTERS})
+
+    def understand(self, recorded: RecordedEvent) -> Sequence[Happened]:
+        """What the recorded event means to this read model. Raises UndecodableEvent."""
+        return [
+            Happened(
+                aggregate_id=_aggregate_id(recorded),
+                version=recorded.version,
+                position=recorded.position,
+                at=recorded.created_at,
+                event_id=recorded.event_id,
+                event=event,
+            )
+            for event in decode(recorded)
+            if isinstance(event, self.events)
+        ]
+
+
+def columns(rows: Sequence[Any], names: Iterable[str]) -> list[list[Any]]:
+    """The rows' fields `names` as one list each: what a statement with unnest() takes."""
+    return [[getattr(row, name) for row in rows] for name in names]
+
+
+def _aggregate_id(recorded: RecordedEvent) -> UUID:
+    try:
+        aggregate_id = UUID(recorded.stream_id)
+    except ValueError:
+        raise UndecodableEvent(recorded, "its stream's name is no UUID") from None
+    if str(aggregate_id) != recorded.stream_id:
+        raise UndecodableEvent(recorded, "its stream's name is no UUID in its usual form")
+    return aggregate_id

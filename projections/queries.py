@@ -1,0 +1,92 @@
+"""What can be asked of the read models.
+
+Every question is one statement, so that what belongs together (an order and its items) is of one moment.
+"""
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+from uuid import UUID
+
+from eventstore.pool import open_pool
+from eventstore.statements import load_statements
+from projections.orders import OrderRow
+from projections.shipments import ShipmentRow
+
+if TYPE_CHECKING:
+    from eventstore.pool import Pool
+
+_SQL = load_statements("projections", "queries.sql")
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    product_id: UUID
+    quantity: Decimal
+    uom: str
+
+
+R = TypeVar("R", OrderRow, ShipmentRow, Item)
+
+
+class ReadStore:
+    """The read models, on a pool of connections of their own database."""
+
+    def __init__(self, pool: "Pool") -> None:
+        self._pool = pool
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, url: str, pool_size: int = 10) -> AsyncGenerator[Self]:
+        async with open_pool(url, pool_size) as pool:
+            yield cls(pool)
+
+    async def order(self, order_id: UUID) -> tuple[OrderRow, Sequence[Item]] | None:
+        """The order and its items by line; None if there is none, or it was deleted."""
+        rows = await self._pool.fetch(_SQL["order"], order_id)
+        if not rows:
+            return None
+        items = [_of(Item, row) for row in rows if row["product_id"] is not None]
+        return _of(OrderRow, rows[0]), items
+
+    async def orders(
+        self,
+        *,
+        before: int | None = None,
+        status: str | None = None,
+        business_partner: str | None = None,
+        order_number: str | None = None,
+        product_id: UUID | None = None,
+        limit: int,
+    ) -> list[OrderRow]:
+        """At most `limit` orders, newest first, that began before the position `before` and match all filters."""
+        filters: tuple[Any, ...] = (before, status, business_partner, order_number, product_id)
+        return [_of(OrderRow, row) for row in await self._pool.fetch(_SQL["orders"], *filters, limit)]
+
+    async def shipment(self, shipment_id: UUID) -> ShipmentRow | None:
+        row = await self._pool.fetchrow(_SQL["shipment"], shipment_id)
+        return _of(ShipmentRow, row) if row else None
+
+    async def shipments(
+        self,
+        *,
+        before: int | None = None,
+        status: str | None = None,
+        order_id: UUID | None = None,
+        limit: int,
+    ) -> list[ShipmentRow]:
+        """At most `limit` shipments, newest first, that began before the position `before` and match all filters."""
+        rows = await self._pool.fetch(_SQL["shipments"], before, status, order_id, limit)
+        return [_of(ShipmentRow, row) for row in rows]
+
+    async def positions(self) -> dict[str, int]:
+        """The position in the global sequence that each projection has come to."""
+        rows = await self._pool.fetch(_SQL["positions"])
+        return {row["projection_name"]: row["last_seen_event_number"] for row in rows}
+
+
+def _of(kind: type[R], row: Any) -> R:
+    """The part of the row that is a `kind`."""
+    return kind(*map(row.__getitem__, kind.__slots__))

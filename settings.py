@@ -1,0 +1,124 @@
+"""Waybill's settings: environment variables with the prefix WAYBILL_, all of them listed in .env.example.
+
+Temporal's own (TEMPORAL_ADDRESS, TEMPORAL_NAMESPACE, TEMPORAL_API_KEY, TEMPORAL_TLS_*, profiles) are read by
+temporalio.envconfig and not repeated here.
+"""
+
+import os
+from collections.abc import Mapping
+from datetime import timedelta
+from difflib import get_close_matches
+from functools import cache
+from typing import Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PREFIX = "WAYBILL_"
+# Read by the tests, by the dev stack or by make, not by the processes.
+_FOREIGN = {"WAYBILL_TEMPORAL_BIN", "WAYBILL_POSTGRES_BIN"}
+_FOREIGN_PREFIXES = ("WAYBILL_TEST_", "WAYBILL_BENCH_")
+
+
+class SettingsError(Exception):
+    """A setting is wrong: the message says which, and what it should be."""
+
+
+class Settings(BaseSettings):
+    """How this process runs. Times are in seconds."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore")
+
+    event_store_url: str = Field(default="postgresql://localhost:5432/event_store")
+    """The database of events, claims and blocked products."""
+    read_store_url: str = Field(default="postgresql://localhost:5432/read_store")
+    """The database of the read models; it may be on another server."""
+    pool_size: PositiveInt = 10
+    """Connections to each database that one process may hold."""
+
+    task_queue: str = Field(default="waybill", min_length=1)
+    order_idle_timeout: PositiveFloat = 24 * 3600
+    """An order without work ends its run after this time; the next command revives it from the event store."""
+    command_timeout: PositiveFloat = 15
+    """A step that fails for reasons of infrastructure is tried again for this long, then the caller gets a 503."""
+    claim_lease: PositiveFloat = 10
+    """How long a reserved order number waits for its order before another order may take it."""
+    snapshot_every: dict[str, int] | int = 100
+    """Events of a stream between two snapshots; 1 = after every command, 0 = none.
+    Per aggregate: '{"Order": 100, "Shipment": 0}'."""
+
+    worker_max_workflow_tasks: PositiveInt = 100
+    """Workflow tasks that one worker process works on at once."""
+    worker_max_steps: PositiveInt = 200
+    """Pipeline steps (local activities) that one worker process works on at once."""
+    worker_max_cached_workflows: int = Field(default=2000, ge=0)
+    """Open orders that one worker process keeps in memory between commands."""
+    worker_shutdown_timeout: PositiveFloat = 10
+    """How long a stopping worker lets running steps finish."""
+    projections: bool = True
+    """Whether this worker process takes part in running the projections."""
+    projection_batch: PositiveInt = 2000
+    """Events that a projection applies in one transaction, at most."""
+    projection_lease: PositiveFloat = 1.5
+    """A projection's owner that says nothing for this long is taken for dead."""
+    projection_poll: PositiveFloat = 0.5
+    """How often a projection looks for events when no notification has come."""
+
+    api_host: str = "127.0.0.1"
+    api_port: int = Field(default=8000, ge=0, le=65535)
+    api_url: str = "http://127.0.0.1:8000"
+    """Where the command line sends its own requests."""
+    temporal_ui_url: str = "http://127.0.0.1:8233"
+    """Base of the links to runs in answers."""
+    consistency_timeout: float = Field(default=2.0, ge=0)
+    """How long an answer to a write waits for the read models; 0 = not at all."""
+    request_timeout: PositiveFloat = 30
+    """How long a request waits for its command before it gets a 503."""
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["json", "console"] = "json"
+    metrics_port: int | None = Field(default=None, ge=0, le=65535)
+    """A worker's port for /metrics and /livez; not set = none, 0 = any free one."""
+
+    @field_validator("event_store_url", "read_store_url")
+    @classmethod
+    def _is_postgres(cls, url: str) -> str:
+        if not url.startswith(("postgresql://", "postgres://")):
+            raise ValueError("must begin with postgresql://")
+        return url
+
+    def snapshot_interval(self, aggregate: str) -> int:
+        """Events between snapshots of this aggregate's streams; 0 = none."""
+        if isinstance(self.snapshot_every, int):
+            return self.snapshot_every
+        return self.snapshot_every.get(aggregate, 0)
+
+    @property
+    def idle_timeout(self) -> timedelta:
+        return timedelta(seconds=self.order_idle_timeout)
+
+
+def load(environment: Mapping[str, str] | None = None) -> Settings:
+    """The settings of this process. Raises SettingsError for an unknown name or a wrong value."""
+    _refuse_unknown(os.environ if environment is None else environment)
+    try:
+        return Settings()
+    except ValidationError as invalid:
+        first = invalid.errors(include_url=False)[0]
+        name = PREFIX + "_".join(str(part) for part in first["loc"][:1]).upper()
+        raise SettingsError(f"{name}: {first['msg']}") from None
+
+
+@cache
+def names() -> tuple[str, ...]:
+    """Every setting by its environment variable."""
+    return tuple(PREFIX + name.upper() for name in Settings.model_fields)
+
+
+def _refuse_unknown(environment: Mapping[str, str]) -> None:
+    for name in environment:
+        known = name in names() or name in _FOREIGN or name.startswith(_FOREIGN_PREFIXES)
+        if name.startswith(PREFIX) and not known:
+            near = get_close_matches(name, names(), n=1)
+            hint = f"did you mean {near[0]}?" if near else ".env.example lists them all"
+            raise SettingsError(f"{name} is not a setting: {hint}")

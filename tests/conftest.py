@@ -1,0 +1,71 @@
+"""The servers that tests run against: real ones, started once per session, by the code that `waybill dev` uses."""
+
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AsyncExitStack
+
+import pytest
+from databases import Databases, PrivateServer, private_server, session_server
+from temporalio.client import Client
+from temporalio.common import SearchAttributeKey
+from temporalio.contrib.pydantic import pydantic_data_converter
+from temporalio.testing import WorkflowEnvironment
+
+from dev import temporal as temporal_server
+
+
+@pytest.fixture(scope="session")
+async def databases() -> AsyncGenerator[Databases]:
+    """The session's PostgreSQL server, for tests that want databases of their own making."""
+    async with session_server() as server:
+        yield server
+
+
+@pytest.fixture
+async def event_store_url(databases: Databases) -> AsyncGenerator[str]:
+    """A migrated, empty event store."""
+    from eventstore.migrate import migrate
+
+    async with databases.empty(migrate) as url:
+        yield url
+
+
+@pytest.fixture
+async def read_store_url(databases: Databases) -> AsyncGenerator[str]:
+    """A migrated, empty read store."""
+    from projections.migrate import migrate
+
+    async with databases.empty(migrate) as url:
+        yield url
+
+
+@pytest.fixture
+async def new_event_store(databases: Databases) -> AsyncGenerator[Callable[[], Awaitable[str]]]:
+    """Makes migrated, empty event stores, as many as a test asks for (one per example of a property, say)."""
+    from eventstore.migrate import migrate
+
+    async with AsyncExitStack() as stack:
+        yield lambda: stack.enter_async_context(databases.empty(migrate))
+
+
+@pytest.fixture
+async def private_postgres() -> AsyncGenerator[PrivateServer]:
+    """A server that the test may kill: see PrivateServer. It takes a second to make."""
+    async with private_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+async def temporal_environment() -> AsyncGenerator[WorkflowEnvironment]:
+    async with await WorkflowEnvironment.start_local(
+        data_converter=pydantic_data_converter,
+        search_attributes=[SearchAttributeKey.for_keyword(name) for name in temporal_server.SEARCH_ATTRIBUTES],
+        dev_server_existing_path=temporal_server.binary(),
+        dev_server_extra_args=temporal_server.TUNING,
+    ) as environment:
+        yield environment
+
+
+@pytest.fixture
+def temporal(temporal_environment: WorkflowEnvironment) -> Client:
+    """A client of the session's Temporal server, with Waybill's data converter."""
+    return temporal_environment.client

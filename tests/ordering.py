@@ -1,0 +1,94 @@
+"""The words in which tests speak to the order process: a worker, and commands as the gateway sends them."""
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID, uuid4
+
+from temporalio.client import Client, WithStartWorkflowOperation, WorkflowUpdateFailedError
+from temporalio.common import WorkflowIDConflictPolicy
+from temporalio.exceptions import ApplicationError
+
+from activities import all_activities
+from domain.commands import CommandRequest, Receipt
+from domain.ids import shipment_id
+from domain.refusals import Refusal
+from eventstore.store import EventStore
+from workflows.messages import OrderStart, workflow_id
+from workflows.order import OrderWorkflow
+from workflows.worker import order_worker
+
+PRODUCT = "0b1e7e52-0000-4000-8000-000000000001"
+BLOCKED = "55e76be0-b83e-4b3c-addd-f3d9e8835be2"
+
+
+@dataclass
+class Orders:
+    """Sends commands as the gateway does, to the runs of one worker."""
+
+    client: Client
+    store: EventStore
+    task_queue: str
+    start: Callable[[UUID], OrderStart] = field(default=lambda order_id: OrderStart(order_id=order_id))
+
+    async def send(self, update: str, request: CommandRequest, order_id: UUID) -> Receipt:
+        start = WithStartWorkflowOperation(
+            OrderWorkflow.run,
+            self.start(order_id),
+            id=workflow_id(order_id),
+            task_queue=self.task_queue,
+            id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+        )
+        try:
+            return await self.client.execute_update_with_start_workflow(
+                update, request, start_workflow_operation=start, id=str(request.command_id), result_type=Receipt
+            )
+        except WorkflowUpdateFailedError as failed:
+            raise _refusal(failed.cause) from failed
+
+    async def create(self, order_id: UUID, number: str = "", items: int = 1, **request: Any) -> Receipt:
+        data = {
+            "id": str(order_id),
+            "order_number": number or f"N-{order_id}",
+            "business_partner": "buyer@example.com",
+            "items": [{"product_id": PRODUCT, "quantity": n + 1, "uom": "KG"} for n in range(items)],
+        }
+        return await self.send("create_order", command("CreateOrder", order_id, data, **request), order_id)
+
+    async def add(self, order_id: UUID, product: str = PRODUCT, **request: Any) -> Receipt:
+        data = {"id": str(order_id), "product_id": product, "quantity": 1.5, "uom": "MT"}
+        return await self.send("add_order_item", command("AddOrderItem", order_id, data, **request), order_id)
+
+    async def complete(self, order_id: UUID, **request: Any) -> Receipt:
+        sent = command("CompleteOrder", order_id, {"id": str(order_id)}, **request)
+        return await self.send("complete_order", sent, order_id)
+
+    async def delete(self, order_id: UUID, **request: Any) -> Receipt:
+        sent = command("DeleteOrder", order_id, {"id": str(order_id)}, **request)
+        return await self.send("delete_order", sent, order_id)
+
+    async def ship(self, order_id: UUID, **request: Any) -> Receipt:
+        sent = command("CompleteShipment", order_id, {"id": str(shipment_id(order_id))}, **request)
+        return await self.send("complete_shipment", sent, order_id)
+
+    async def types(self, stream: UUID) -> list[str]:
+        return [event.type.split(".")[1] for event in await self.store.read_stream(str(stream))]
+
+
+def command(name: str, order_id: UUID, data: dict[str, Any], **request: Any) -> CommandRequest:
+    return CommandRequest(command=name, data=data, correlation_id=order_id, **({"command_id": uuid4()} | request))
+
+
+def _refusal(cause: BaseException | None) -> Refusal:
+    assert isinstance(cause, ApplicationError)
+    return Refusal.of(str(cause.type), cause.message, cause.details[0] if cause.details else {})
+
+
+@asynccontextmanager
+async def working(client: Client, store: EventStore, **options: Any) -> AsyncGenerator[Orders]:
+    """A worker on a task queue of its own."""
+    queue = f"test-{uuid4()}"
+    activities = all_activities(store, claim_lease=5, snapshot_interval=lambda _: 100)
+    async with order_worker(client, activities, task_queue=queue, **options):
+        yield Orders(client, store, queue)

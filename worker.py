@@ -1,0 +1,97 @@
+"""The worker process: settings -> stores -> Temporal -> the order process and the projections."""
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import structlog
+import uvloop
+from temporalio.client import Client
+from temporalio.contrib.pydantic import pydantic_data_converter
+from temporalio.envconfig import ClientConfig
+
+import settings as configuration
+from activities import all_activities
+from eventstore.postgres import PostgresStore
+from observability import configure_logging
+from projections.orders import ORDERS
+from projections.runner import run as run_projections
+from projections.shipments import SHIPMENTS
+from settings import Settings
+from workflows.worker import order_worker
+
+log = structlog.get_logger(__name__)
+
+
+def main(settings: Settings) -> None:
+    """Run a worker until SIGTERM or SIGINT; running steps may finish first."""
+    configure_logging(settings.log_level, settings.log_format)
+    uvloop.run(run(settings))
+
+
+async def run(settings: Settings) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, stop.set)
+    async with running(settings):
+        log.info("worker.ready", task_queue=settings.task_queue)
+        await stop.wait()
+        log.info("worker.stopping")
+    log.info("worker.stopped")
+
+
+@asynccontextmanager
+async def running(settings: Settings) -> AsyncGenerator[None]:
+    """A worker with all that it needs, opened in order and closed in reverse."""
+    async with AsyncExitStack() as resources:
+        store = await resources.enter_async_context(PostgresStore.open(settings.event_store_url, settings.pool_size))
+        client = await Client.connect(
+            **ClientConfig.load_client_connect_config(), data_converter=pydantic_data_converter
+        )
+        if settings.projections:
+            await resources.enter_async_context(_projecting(settings, store))
+        worker = order_worker(
+            client,
+            all_activities(store, claim_lease=settings.claim_lease, snapshot_interval=settings.snapshot_interval),
+            task_queue=settings.task_queue,
+            max_workflow_tasks=settings.worker_max_workflow_tasks,
+            max_steps=settings.worker_max_steps,
+            max_cached_workflows=settings.worker_max_cached_workflows,
+            shutdown_timeout=settings.worker_shutdown_timeout,
+        )
+        await resources.enter_async_context(worker)
+        yield
+
+
+@asynccontextmanager
+async def _projecting(settings: Settings, store: PostgresStore) -> AsyncGenerator[None]:
+    task = asyncio.create_task(
+        run_projections(
+            [ORDERS, SHIPMENTS],
+            store=store,
+            event_store_url=settings.event_store_url,
+            read_store_url=settings.read_store_url,
+            lease=settings.projection_lease,
+            poll=settings.projection_poll,
+            batch=settings.projection_batch,
+            owner=f"{socket.gethostname()}:{os.getpid()}",
+        ),
+        name="projections",
+    )
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+if __name__ == "__main__":
+    try:
+        main(configuration.load())
+    except configuration.SettingsError as error:
+        sys.exit(f"waybill worker: {error}")

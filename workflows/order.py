@@ -1,0 +1,248 @@
+"""One order, one run: from its creation to its shipment, one command at a time.
+
+The run drives two aggregates and remembers only what it needs for that. It may end when it is idle, or be ended by
+an operator, at any time: the next command starts another, which looks up in the event store where the order stands.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from uuid import UUID
+
+from temporalio import workflow
+from temporalio.common import SearchAttributeKey, SearchAttributeUpdate
+from temporalio.exceptions import ApplicationError
+
+with workflow.unsafe.imports_passed_through():
+    from domain.commands import CommandRequest, Receipt
+    from domain.ids import caused_command_id, correlation_id, shipment_id
+    from domain.refusals import ShipmentAlreadyCreated
+    from workflows import pipeline
+    from workflows.messages import WORKFLOW_TYPE, Milestone, OrderStart
+
+ORDER_NUMBER = SearchAttributeKey.for_keyword("OrderNumber")
+ORDER_STATUS = SearchAttributeKey.for_keyword("OrderStatus")
+BUSINESS_PARTNER = SearchAttributeKey.for_keyword("BusinessPartner")
+
+# Lines that a person reads at a glance; an order with hundreds of items shows its latest.
+_MILESTONES = 30
+_FINAL = frozenset({"SHIPPED", "DELETED"})
+# Between two tries to create a shipment or to look an order up: a completed order never gives up on its shipment.
+_FIRST_PAUSE, _LONGEST_PAUSE = timedelta(seconds=1), timedelta(minutes=1)
+
+
+@workflow.defn(name=WORKFLOW_TYPE)
+class OrderWorkflow:
+    """The process of one order. Updates are its commands; its result says how it ended."""
+
+    @workflow.init
+    def __init__(self, start: OrderStart) -> None:
+        self._start = start
+        self._memory = start.memory
+        self._one_at_a_time = asyncio.Lock()
+        self._last_work = workflow.now()
+        self._pause = _FIRST_PAUSE
+        self._trouble = False
+        self._settled_position = 0
+
+    @workflow.run
+    async def run(self, start: OrderStart) -> str:
+        """Ends as `shipped`, `deleted`, `idle` (nothing to do for long), or `nothing` (no order came about)."""
+        self._show()
+        while True:
+            await self._until_there_is_work(start.idle_seconds)
+            if self._memory.unsure:
+                await self._patiently(self._look_up)
+            elif self._memory.owed:
+                await self._patiently(self._create_shipment)
+            elif await self._is_quiet():
+                if self._ended:
+                    return self._ended
+                if workflow.info().is_continue_as_new_suggested():
+                    workflow.continue_as_new(start.model_copy(update={"memory": self._memory}))
+                if self._idle_for() >= timedelta(seconds=start.idle_seconds):
+                    return "idle"
+
+    # --- Updates: each a command, and the answer to it
+
+    @workflow.update(name="create_order")
+    async def create_order(self, request: CommandRequest) -> Receipt:
+        return await self._handle(request)
+
+    @workflow.update(name="add_order_item")
+    async def add_order_item(self, request: CommandRequest) -> Receipt:
+        return await self._handle(request)
+
+    @workflow.update(name="complete_order")
+    async def complete_order(self, request: CommandRequest) -> Receipt:
+        receipt = await self._handle(request)
+        # The shipment is made within the same workflow task, unless something is wrong; then it comes later.
+        await workflow.wait_condition(lambda: self._memory.owed is None or self._trouble)
+        return receipt.model_copy(update={"settled_position": self._settled_position})
+
+    @workflow.update(name="delete_order")
+    async def delete_order(self, request: CommandRequest) -> Receipt:
+        return await self._handle(request)
+
+    @workflow.update(name="complete_shipment")
+    async def complete_shipment(self, request: CommandRequest) -> Receipt:
+        return await self._handle(request)
+
+    @create_order.validator
+    def _is_create_order(self, request: CommandRequest) -> None:
+        self._require(request, "CreateOrder", self._start.order_id)
+
+    @add_order_item.validator
+    def _is_add_order_item(self, request: CommandRequest) -> None:
+        self._require(request, "AddOrderItem", self._start.order_id)
+
+    @complete_order.validator
+    def _is_complete_order(self, request: CommandRequest) -> None:
+        self._require(request, "CompleteOrder", self._start.order_id)
+
+    @delete_order.validator
+    def _is_delete_order(self, request: CommandRequest) -> None:
+        self._require(request, "DeleteOrder", self._start.order_id)
+
+    @complete_shipment.validator
+    def _is_complete_shipment(self, request: CommandRequest) -> None:
+        self._require(request, "CompleteShipment", shipment_id(self._start.order_id))
+
+    def _require(self, request: CommandRequest, command: str, aggregate_id: UUID) -> None:
+        """A command that went astray is rejected before it leaves a trace."""
+        if request.command != command or str(request.data.get("id")).lower() != str(aggregate_id):
+            message = f"This update takes the command {command} for {aggregate_id}"
+            raise ApplicationError(message, type="misdirected", non_retryable=True)
+
+    # --- Work
+
+    async def _handle(self, request: CommandRequest) -> Receipt:
+        async with self._one_at_a_time:
+            await workflow.wait_condition(lambda: not self._memory.unsure or self._trouble)
+            try:
+                receipt = await pipeline.handle(request, self._start.step_seconds)
+            except ApplicationError as failure:
+                # It may have been done all the same.
+                unsure = self._memory.unsure or failure.type == pipeline.UNAVAILABLE
+                self._remember(request.command, str(failure.type), unsure=unsure)
+                raise
+            self._apply(request.command, receipt)
+            return receipt
+
+    def _apply(self, command: str, receipt: Receipt) -> None:
+        status, owed = self._memory.status, self._memory.owed
+        match command:
+            case "CompleteShipment":
+                status = "SHIPPED"
+            case "CreateShipment":
+                owed = None
+                self._settled_position = receipt.position
+            case "CompleteOrder" if status not in {"COMPLETED", "SHIPPED"}:
+                status, owed = "COMPLETED", receipt.event_id
+            case _ if status not in _FINAL and status != "COMPLETED":
+                status = receipt.status
+            case _:
+                # A repeated command's answer is old news.
+                pass
+        self._remember(command, f"{receipt.status}, version {receipt.version}", status=status, owed=owed)
+
+    async def _create_shipment(self) -> None:
+        cause = self._memory.owed
+        assert cause is not None
+        order_id = self._start.order_id
+        request = CommandRequest(
+            command="CreateShipment",
+            data={"id": str(shipment_id(order_id)), "order_id": str(order_id)},
+            command_id=caused_command_id(cause, "CreateShipment"),
+            causation_id=cause,
+            correlation_id=correlation_id(order_id),
+            actor="waybill",
+        )
+        try:
+            receipt = await pipeline.handle(request, self._start.step_seconds)
+        except ApplicationError as failure:
+            if failure.type != ShipmentAlreadyCreated.code:
+                raise
+            self._remember("CreateShipment", str(failure.type), owed=None)
+        else:
+            self._apply("CreateShipment", receipt)
+
+    async def _look_up(self) -> None:
+        known = await pipeline.recall(self._start.order_id, self._start.step_seconds)
+        if known.order_number and known.business_partner:
+            _tag(ORDER_NUMBER.value_set(known.order_number), BUSINESS_PARTNER.value_set(known.business_partner))
+        self._remember("look up", known.status or "no order", status=known.status, owed=known.owed, unsure=False)
+
+    async def _patiently(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Try until it works, with longer and longer pauses; whoever waits for it is told that there is trouble."""
+        try:
+            await work()
+        except ApplicationError as failure:
+            workflow.logger.warning("order process is held up: %s", failure.message)
+            self._trouble = True
+            self._show()
+            await workflow.sleep(self._pause)
+            self._pause = min(self._pause * 2, _LONGEST_PAUSE)
+        else:
+            self._trouble, self._pause = False, _FIRST_PAUSE
+
+    # --- Rest
+
+    @property
+    def _ended(self) -> str | None:
+        if self._memory.status in _FINAL:
+            return str(self._memory.status).lower()
+        return "nothing" if self._memory.status is None and self._memory.commands else None
+
+    async def _until_there_is_work(self, idle_seconds: float) -> None:
+        def work() -> bool:
+            memory = self._memory
+            wants_to_end = self._ended or workflow.info().is_continue_as_new_suggested()
+            return memory.unsure or memory.owed is not None or bool(wants_to_end)
+
+        try:
+            rest = timedelta(seconds=idle_seconds) - self._idle_for()
+            await workflow.wait_condition(work, timeout=max(rest, timedelta(milliseconds=1)))
+        except TimeoutError:
+            return
+
+    async def _is_quiet(self) -> bool:
+        """Wait until no command is under way. False if one of them has left work to do."""
+
+        def work() -> bool:
+            return self._memory.unsure or self._memory.owed is not None
+
+        await workflow.wait_condition(lambda: workflow.all_handlers_finished() or work())
+        return not work()
+
+    def _idle_for(self) -> timedelta:
+        return workflow.now() - self._last_work
+
+    # --- What is known, and shown
+
+    def _remember(self, what: str, outcome: str, **known: object) -> None:
+        before = self._memory.status
+        milestone = Milestone(at=workflow.now(), what=what, outcome=outcome)
+        milestones = (*self._memory.milestones, milestone)[-_MILESTONES:]
+        self._memory = self._memory.model_copy(
+            update={"milestones": milestones, "commands": self._memory.commands + 1, **known}
+        )
+        self._last_work = workflow.now()
+        if self._memory.status and self._memory.status != before:
+            _tag(ORDER_STATUS.value_set(self._memory.status))
+        self._show()
+
+    def _show(self) -> None:
+        memory = self._memory
+        state = memory.status or "no order yet"
+        if memory.owed:
+            state += ", waiting for its shipment"
+        if self._trouble:
+            state += ", held up: the stores can't be reached, trying again"
+        rows = "".join(f"| {m.at:%Y-%m-%d %H:%M:%S} | {m.what} | {m.outcome} |\n" for m in memory.milestones)
+        table = f"\n\n| when (UTC) | what | outcome |\n|---|---|---|\n{rows}" if rows else ""
+        workflow.set_current_details(f"**{state}**{table}")
+
+
+def _tag(*updates: SearchAttributeUpdate[str]) -> None:
+    workflow.upsert_search_attributes(updates)  # pyright: ignore[reportUnknownMemberType] - the SDK's own overload

@@ -1,0 +1,106 @@
+"""The way of every command: validate, enrich, reserve, execute and append; release if it is refused in the end.
+
+The steps are local activities: they run in the worker that runs the workflow task, and cost one write of the
+server per command instead of one per step.
+"""
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from temporalio import workflow
+from temporalio.common import RetryPolicy
+from temporalio.exceptions import ActivityError, ApplicationError, ApplicationErrorCategory
+
+with workflow.unsafe.imports_passed_through():
+    from activities import (
+        EnrichCommand,
+        ExecuteAndAppend,
+        RecallOrder,
+        ReleaseUniqueness,
+        ReserveUniqueness,
+        ValidateCommand,
+    )
+    from activities.enrich_command import Enrichment
+    from activities.execute_and_append import Execution
+    from activities.failures import CLAIM_LOST, ORDER_MOVED
+    from activities.recall_order import Recalled
+    from domain.commands import CommandRequest, Receipt
+
+R = TypeVar("R")
+
+UNAVAILABLE = "unavailable"
+"""Failure type of a command whose outcome isn't known: the infrastructure failed it for too long."""
+
+ENRICHED = frozenset({"CompleteOrder"})
+UNIQUE = frozenset({"CreateOrder"})
+
+# Another writer may come in between (another program, a run that Temporal has given up): decide anew, not for ever.
+_ROUNDS = 5
+# A step that hangs is given up early enough for another try within the bound.
+_ATTEMPT_SHARE = 3
+
+
+async def handle(request: CommandRequest, step_seconds: float) -> Receipt:
+    """What the command did. Raises an ApplicationError with a refusal's code as its type, or UNAVAILABLE."""
+    validated = await _step(ValidateCommand.run, request, step_seconds)
+    if validated.done_before:
+        return await _step(ExecuteAndAppend.run, _execution(request), step_seconds)
+    for _ in range(_ROUNDS):
+        enrichment = None
+        if request.command in ENRICHED:
+            enrichment = await _step(EnrichCommand.run, request, step_seconds)
+        if request.command in UNIQUE:
+            await _step(ReserveUniqueness.run, request, step_seconds)
+        try:
+            return await _step(ExecuteAndAppend.run, _execution(request, enrichment), step_seconds)
+        except ApplicationError as failure:
+            if failure.type in {ORDER_MOVED, CLAIM_LOST}:
+                continue
+            if request.command in UNIQUE and failure.type != UNAVAILABLE:
+                await _step(ReleaseUniqueness.run, request, step_seconds)
+            raise
+    raise unavailable("The order kept changing while the command was decided; send it again")
+
+
+async def recall(order_id: Any, step_seconds: float) -> Recalled:
+    """The order as the event store has it. Raises ApplicationError of type UNAVAILABLE."""
+    return await _step(RecallOrder.run, order_id, step_seconds)
+
+
+def unavailable(message: str) -> ApplicationError:
+    return ApplicationError(message, type=UNAVAILABLE, non_retryable=True, category=ApplicationErrorCategory.BENIGN)
+
+
+def _execution(request: CommandRequest, enrichment: Enrichment | None = None) -> Execution:
+    return Execution(request=request, enrichment=enrichment)
+
+
+async def _step(activity: Callable[..., Any], argument: Any, seconds: float) -> Any:
+    try:
+        return await workflow.execute_local_activity_method(
+            activity,
+            argument,
+            schedule_to_close_timeout=timedelta(seconds=seconds),
+            start_to_close_timeout=timedelta(seconds=seconds / _ATTEMPT_SHARE),
+            # Short at first: most faults are over at once, and so is another order's reservation.
+            retry_policy=RetryPolicy(
+                initial_interval=timedelta(milliseconds=20),
+                backoff_coefficient=2,
+                maximum_interval=timedelta(seconds=1),
+            ),
+            # Never a timer on the server: it would cost more history than the wait is worth.
+            local_retry_threshold=timedelta(seconds=10),
+        )
+    except ActivityError as error:
+        cause = error.cause
+        if isinstance(cause, ApplicationError) and cause.non_retryable:
+            # A failure of our own, without the activity around it: the caller knows nothing of activities.
+            raise ApplicationError(
+                cause.message,
+                *cause.details,
+                type=cause.type,
+                non_retryable=True,
+                category=ApplicationErrorCategory.BENIGN,
+            ) from None
+        raise unavailable(f"{error.activity_type} has not succeeded for {seconds:g} s: {cause}") from None

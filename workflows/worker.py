@@ -1,0 +1,49 @@
+"""How a worker runs the order process: what it registers, and the bounds it keeps."""
+
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import Any
+
+from temporalio.client import Client
+from temporalio.worker import PollerBehaviorAutoscaling, Worker
+from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
+
+from workflows.order import OrderWorkflow
+
+# The sandbox loads a workflow's modules anew for each run. What is pure or only names things is shared instead.
+_SHARED = ("domain", "activities", "eventstore", "workflows.messages", "workflows.pipeline", "pydantic", "orjson")
+
+
+def workflow_runner() -> SandboxedWorkflowRunner:
+    """The sandbox that finds non-deterministic calls."""
+    return SandboxedWorkflowRunner(restrictions=SandboxRestrictions.default.with_passthrough_modules(*_SHARED))
+
+
+def order_worker(
+    client: Client,
+    activities: Sequence[Callable[..., Any]],
+    *,
+    task_queue: str,
+    max_workflow_tasks: int = 100,
+    max_steps: int = 200,
+    max_cached_workflows: int = 2000,
+    shutdown_timeout: float = 10,
+) -> Worker:
+    """A worker for orders; shutdown_timeout in seconds."""
+    return Worker(
+        client,
+        task_queue=task_queue,
+        workflows=[OrderWorkflow],
+        activities=activities,
+        workflow_runner=workflow_runner(),
+        max_cached_workflows=max_cached_workflows,
+        max_concurrent_workflow_tasks=max_workflow_tasks,
+        max_concurrent_local_activities=max_steps,
+        # Pollers follow the load: an idle worker holds few long polls, a busy one enough of them.
+        workflow_task_poller_behavior=PollerBehaviorAutoscaling(minimum=2, initial=5, maximum=20),
+        # Every step is local: there is nothing to poll for.
+        no_remote_activities=True,
+        # How long an order waits for a worker that has died with its run in memory.
+        sticky_queue_schedule_to_start_timeout=timedelta(seconds=3),
+        graceful_shutdown_timeout=timedelta(seconds=shutdown_timeout),
+    )
