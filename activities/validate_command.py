@@ -1,5 +1,6 @@
 """Step 1: is this a command at all, and is it news?"""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from temporalio import activity
@@ -8,6 +9,7 @@ from activities.failures import recalled_refusal, refusing, require_same_request
 from activities.reserve_uniqueness import ORDER_NUMBER
 from domain.commands import CommandRequest
 from domain.ids import event_id
+from domain.order import CreateOrder
 from domain.refusals import ValidationFailed, Violation
 from domain.values import Value
 from eventstore.store import EventStore
@@ -30,7 +32,9 @@ class ValidateCommand:
             try:
                 request.parse()
             except ValidationFailed as failed:
-                raise await self._with_taken_number(request, failed) from None
+                if request.command == CreateOrder.__name__:
+                    failed = await with_taken_number(self.store, request.data, failed)
+                raise failed from None
             return Validated(command=request.command, done_before=await self._is_done(request))
 
     async def _is_done(self, request: CommandRequest) -> bool:
@@ -44,13 +48,16 @@ class ValidateCommand:
             raise recalled_refusal(request, known.answer)
         return False
 
-    async def _with_taken_number(self, request: CommandRequest, failed: ValidationFailed) -> ValidationFailed:
-        """Whoever has to mend a command anyway should hear at once that its number is taken, too."""
-        number = request.data.get("order_number")
-        if request.command != "CreateOrder" or not isinstance(number, str) or "\x00" in number:
-            return failed
-        owner = await self.store.claim_owner(ORDER_NUMBER, number)
-        if owner is None or str(owner) == request.data.get("id"):
-            return failed
-        taken = Violation(pointer="/order_number", code="taken", detail="already exist")
-        return ValidationFailed.because([*failed.violations, taken])
+
+async def with_taken_number(
+    store: EventStore, new_order: Mapping[str, object], failed: ValidationFailed
+) -> ValidationFailed:
+    """Whoever has to mend a new order anyway should hear at once that its number is taken, too."""
+    number = new_order.get("order_number")
+    if not isinstance(number, str) or not number.isprintable():
+        return failed
+    owner = await store.claim_owner(ORDER_NUMBER, number)
+    if owner is None or str(owner) == new_order.get("id"):
+        return failed
+    taken = Violation(pointer="/order_number", code="taken", detail="already exist")
+    return ValidationFailed.because([*failed.violations, taken])

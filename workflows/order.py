@@ -44,13 +44,15 @@ class OrderWorkflow:
         self._pause = _FIRST_PAUSE
         self._trouble = False
         self._settled_position = 0
+        self._idle = False
 
     @workflow.run
     async def run(self, start: OrderStart) -> str:
         """Ends as `shipped`, `deleted`, `idle` (nothing to do for long), or `nothing` (no order came about)."""
         self._show()
+        self._watch = asyncio.create_task(self._watch_idleness(timedelta(seconds=start.idle_seconds)))
         while True:
-            await self._until_there_is_work(start.idle_seconds)
+            await workflow.wait_condition(lambda: self._has_work or self._wants_to_end)
             if self._memory.unsure:
                 await self._patiently(self._look_up)
             elif self._memory.owed:
@@ -60,7 +62,7 @@ class OrderWorkflow:
                     return self._ended
                 if workflow.info().is_continue_as_new_suggested():
                     workflow.continue_as_new(start.model_copy(update={"memory": self._memory}))
-                if self._idle_for() >= timedelta(seconds=start.idle_seconds):
+                if self._idle:
                     return "idle"
 
     # --- Updates: each a command, and the answer to it
@@ -194,29 +196,25 @@ class OrderWorkflow:
             return str(self._memory.status).lower()
         return "nothing" if self._memory.status is None and self._memory.commands else None
 
-    async def _until_there_is_work(self, idle_seconds: float) -> None:
-        def work() -> bool:
-            memory = self._memory
-            wants_to_end = self._ended or workflow.info().is_continue_as_new_suggested()
-            return memory.unsure or memory.owed is not None or bool(wants_to_end)
+    @property
+    def _has_work(self) -> bool:
+        return self._memory.unsure or self._memory.owed is not None
 
-        try:
-            rest = timedelta(seconds=idle_seconds) - self._idle_for()
-            await workflow.wait_condition(work, timeout=max(rest, timedelta(milliseconds=1)))
-        except TimeoutError:
-            return
+    @property
+    def _wants_to_end(self) -> bool:
+        return self._idle or self._ended is not None or workflow.info().is_continue_as_new_suggested()
+
+    async def _watch_idleness(self, limit: timedelta) -> None:
+        """One timer per idle time, not one per command: it is looked at when it is over, and set for the rest."""
+        while True:
+            await workflow.sleep(max(limit - (workflow.now() - self._last_work), timedelta(milliseconds=1)))
+            self._idle = workflow.now() - self._last_work >= limit
+            await workflow.wait_condition(lambda: not self._idle)
 
     async def _is_quiet(self) -> bool:
         """Wait until no command is under way. False if one of them has left work to do."""
-
-        def work() -> bool:
-            return self._memory.unsure or self._memory.owed is not None
-
-        await workflow.wait_condition(lambda: workflow.all_handlers_finished() or work())
-        return not work()
-
-    def _idle_for(self) -> timedelta:
-        return workflow.now() - self._last_work
+        await workflow.wait_condition(lambda: workflow.all_handlers_finished() or self._has_work)
+        return not self._has_work
 
     # --- What is known, and shown
 
@@ -227,7 +225,7 @@ class OrderWorkflow:
         self._memory = self._memory.model_copy(
             update={"milestones": milestones, "commands": self._memory.commands + 1, **known}
         )
-        self._last_work = workflow.now()
+        self._last_work, self._idle = workflow.now(), False
         if self._memory.status and self._memory.status != before:
             _tag(ORDER_STATUS.value_set(self._memory.status))
         self._show()
