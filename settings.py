@@ -119,6 +119,7 @@ def _refuse_unknown(environment: Mapping[str, str]) -> None:
     for name in environment:
         known = name in names() or name in _FOREIGN or name.startswith(_FOREIGN_PREFIXES)
         if name.startswith(PREFIX) and not known:
-            near = get_close_matches(name, names(), n=1)
-            hint = f"did you mean {near[0]}?" if near else ".env.example lists them all"
+            known_names = [each.removeprefix(PREFIX) for each in (*names(), *sorted(_FOREIGN))]
+            near = get_close_matches(name.removeprefix(PREFIX), known_names, n=1)
+            hint = f"did you mean {PREFIX}{near[0]}?" if near else ".env.example lists them all"
             raise SettingsError(f"{name} is not a setting: {hint}")

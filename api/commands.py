@@ -5,7 +5,7 @@ gets no run: a run is started for a new order, or for one that the event store k
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any
@@ -32,7 +32,7 @@ from domain.shipment import ShipmentCreated
 from eventstore.codec import decode
 from eventstore.store import EventStore
 from settings import Settings
-from workflows.messages import Memory, OrderStart, workflow_id
+from workflows.messages import OrderStart, workflow_id
 from workflows.order import BUSINESS_PARTNER, ORDER_NUMBER, OrderWorkflow
 from workflows.pipeline import UNAVAILABLE
 
@@ -136,10 +136,10 @@ class Commands:
     async def _update(self, request: CommandRequest, order_id: UUID, *, wait: bool) -> WorkflowUpdateHandle[Receipt]:
         """The update, accepted by the order's run. Without a run, one is started if there is, or will be, an order."""
         stage = WorkflowUpdateStage.COMPLETED if wait else WorkflowUpdateStage.ACCEPTED
-        update, update_id = UPDATES[request.command], str(request.command_id)
+        update, update_id = UPDATES[request.command], _update_id(request)
         if request.command == CreateOrder.__name__:
             order = CreateOrder.model_validate(request.data)
-            start = self._start(order_id, order, Memory())
+            start = self._start(order_id, order, OrderStart)
         else:
             run = self._temporal.get_workflow_handle(workflow_id(order_id))
             try:
@@ -149,7 +149,7 @@ class Commands:
             except RPCError as error:
                 if error.status not in _NO_RUN:
                     raise
-            start = self._start(order_id, await self._created(order_id), Memory(unsure=True))
+            start = self._start(order_id, await self._created(order_id), OrderStart.reviving)
         try:
             return await self._temporal.start_update_with_start_workflow(  # pyright: ignore[reportUnknownMemberType] - likewise
                 update, request, id=update_id, wait_for_stage=stage, start_workflow_operation=start
@@ -162,15 +162,14 @@ class Commands:
             raise
 
     def _start(
-        self, order_id: UUID, order: CreateOrder | OrderCreated, memory: Memory
+        self, order_id: UUID, order: CreateOrder | OrderCreated, start: Callable[..., OrderStart]
     ) -> WithStartWorkflowOperation[OrderWorkflow, str]:
         return WithStartWorkflowOperation(
             OrderWorkflow.run,
-            OrderStart(
+            start(
                 order_id=order_id,
                 idle_seconds=self._settings.order_idle_timeout,
                 step_seconds=self._settings.command_timeout,
-                memory=memory,
             ),
             id=workflow_id(order_id),
             task_queue=self._settings.task_queue,
@@ -194,6 +193,11 @@ class Commands:
     async def _first_event(self, stream_id: UUID) -> object:
         recorded = await self._store.read_stream(str(stream_id), limit=1)
         return next((event for first in recorded for event in decode(first)), None)
+
+
+def _update_id(request: CommandRequest) -> str:
+    """Temporal answers an update id that it knows without asking the run: another request must have another."""
+    return f"{request.command_id}-{request.fingerprint[:16]}" if request.keyed else str(request.command_id)
 
 
 async def _prompt_refusal(handle: WorkflowUpdateHandle[Receipt]) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import Depends, Request, Response
@@ -12,6 +12,7 @@ from api.commands import Commands
 from api.consistency import PROJECTIONS, Consistency
 from api.parameters import CONSISTENCY, EVENTUAL
 from api.preconditions import expected_versions
+from api.schemas import Accepted
 from domain.commands import CommandRequest, Receipt
 from domain.refusals import PreconditionFailed
 from eventstore.store import EventStore
@@ -37,6 +38,13 @@ class Gateway:
         await self.settle(response, max(receipt.position, receipt.settled_position))
         return receipt
 
+    async def submit(self, request: CommandRequest, order_id: UUID, location: str) -> Response:
+        """See to it that the command will be done, and say where its effect is to be seen."""
+        await self.commands.submit(request, order_id)
+        accepted = Accepted(id=request.parse().id, **self.run_of(order_id))
+        headers = {"Location": location, "Preference-Applied": "respond-async"}
+        return Response(accepted.model_dump_json(), 202, headers, "application/json")
+
     async def settle(self, response: Response, position: int, projections: Collection[str] = PROJECTIONS) -> None:
         """Wait until the projections have come to `position`; if it takes too long, the answer says so."""
         within = self.settings.consistency_timeout
@@ -57,7 +65,7 @@ class Gateway:
             raise PreconditionFailed
         return current if current in versions else max(versions)
 
-    def run_of(self, order_id: UUID) -> dict[str, str]:
+    def run_of(self, order_id: UUID) -> dict[str, Any]:
         """Where the order's run is to be found."""
         name, namespace = workflow_id(order_id), self.temporal.namespace
         url = f"{self.settings.temporal_ui_url}/namespaces/{namespace}/workflows/{name}"

@@ -51,7 +51,7 @@ ShipmentId = Annotated[UUID, Depends(_shipment_id)]
 # --- Headers
 
 MinPosition = Annotated[
-    int | None,
+    int,
     Query(
         ge=0,
         le=MAX_POSITION,

@@ -5,8 +5,6 @@ A problem never quotes what the caller sent: it may be secret, huge, or not even
 
 import json
 from collections.abc import Mapping
-from http import HTTPStatus
-from typing import Any
 
 import structlog
 from fastapi import FastAPI, Request, Response
@@ -15,16 +13,17 @@ from starlette.exceptions import HTTPException
 
 from domain.refusals import Refusal
 from eventstore.appender import UNAVAILABLE
+from eventstore.store import StreamDeleted
 
 log = structlog.get_logger(__name__)
 
 PROBLEMS: Mapping[str, tuple[int, str]] = {
-    "malformed-request": (400, "The request can't be read"),
-    "unauthorized": (401, "Who are you?"),
-    "not-found": (404, "There is nothing here"),
+    "malformed-request": (400, "Malformed request"),
+    "unauthorized": (401, "Unauthorized"),
+    "not-found": (404, "Not found"),
     "order-not-found": (404, "Order not found"),
     "shipment-not-found": (404, "Shipment not found"),
-    "method-not-allowed": (405, "That can't be done here"),
+    "method-not-allowed": (405, "Method not allowed"),
     "order-already-created": (409, "Order already created"),
     "order-already-completed": (409, "Order already completed"),
     "order-deleted": (409, "Order was deleted"),
@@ -32,20 +31,21 @@ PROBLEMS: Mapping[str, tuple[int, str]] = {
     "products-blocked": (409, "Order contains blocked products"),
     "shipment-already-created": (409, "Shipment already created"),
     "shipment-already-completed": (409, "Shipment already completed"),
-    "precondition-failed": (412, "It has changed"),
-    "unsupported-media-type": (415, "The body has to be application/json"),
-    "validation-failed": (422, "Rules are broken"),
-    "idempotency-key-reused": (422, "The Idempotency-Key belongs to another request"),
+    "precondition-failed": (412, "Precondition failed"),
+    "unsupported-media-type": (415, "Unsupported media type"),
+    "validation-failed": (422, "Validation failed"),
+    "idempotency-key-reused": (422, "Idempotency-Key reused"),
     "too-many-requests": (429, "Too many requests"),
-    "internal-error": (500, "Something is wrong here"),
-    "unavailable": (503, "Not available at the moment"),
+    "internal-error": (500, "Internal error"),
+    "unavailable": (503, "Unavailable"),
 }
 """Status and title of every code that there is."""
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = 1
-_RETRIABLE = ("too-many-requests", "unavailable")
-_CODE_OF_STATUS = {404: "not-found", 405: "method-not-allowed", 415: "unsupported-media-type"}
+RETRIABLE = frozenset({"too-many-requests", "unavailable"})
+# What the router itself refuses.
+_OF_ROUTER = {404: ("not-found", "No such path"), 405: ("method-not-allowed", "This path doesn't take that method")}
 
 
 class HttpProblem(HTTPException):
@@ -92,7 +92,7 @@ def answer(
 ) -> Response:
     """The problem as an answer."""
     headers = dict(headers or {})
-    if code in _RETRIABLE:
+    if code in RETRIABLE:
         headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
     # ASCII with escapes: a lone surrogate in a field's name has no UTF-8.
     body = json.dumps(problem(code, detail, members))
@@ -103,39 +103,9 @@ def install(app: FastAPI) -> None:
     """Make everything that is raised in a route a problem."""
     app.add_exception_handler(Refusal, _refused)
     app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(StreamDeleted, _deleted)
     for kind in UNAVAILABLE:
         app.add_exception_handler(kind, _store_unavailable)
-
-
-def responses(*codes: str) -> dict[int | str, dict[str, Any]]:
-    """The problems of a route, for its OpenAPI description. Every route may be out of order or unavailable."""
-    by_status: dict[int | str, dict[str, Any]] = {}
-    for code in (*codes, "internal-error", "unavailable"):
-        status, _ = PROBLEMS[code]
-        if status not in by_status:
-            schema = {"$ref": "#/components/schemas/Problem"}
-            content = {MEDIA_TYPE: {"schema": schema, "examples": {}}}
-            by_status[status] = {"description": HTTPStatus(status).phrase, "content": content}
-        by_status[status]["content"][MEDIA_TYPE]["examples"][code] = {"value": _example(code)}
-        if code in _RETRIABLE:
-            header = {"description": "Seconds to wait.", "schema": {"type": "integer"}}
-            by_status[status]["headers"] = {"Retry-After": header}
-    return by_status
-
-
-def _example(code: str) -> dict[str, JsonValue]:
-    match code:
-        case "validation-failed":
-            pointer, detail = "/items/0/quantity", "must be a number greater than 0"
-            errors: list[JsonValue] = [{"pointer": pointer, "code": "invalid-number", "detail": detail}]
-            return problem(code, f"{pointer} {detail}", {"errors": errors})
-        case "products-blocked":
-            product_id = "55e76be0-b83e-4b3c-addd-f3d9e8835be2"
-            return problem(code, f"Order contains blocked products: {product_id}", {"product_ids": [product_id]})
-        case "precondition-failed":
-            return problem(code, "It is at version 3, not 2: read it again, then decide anew", {"version": 3})
-        case _:
-            return problem(code, PROBLEMS[code][1])
 
 
 async def _refused(_request: Request, refusal: Exception) -> Response:
@@ -147,8 +117,12 @@ async def _http_error(_request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if isinstance(error, HttpProblem):
         return answer(error.code, error.detail)
-    code = _CODE_OF_STATUS.get(error.status_code, "malformed-request")
-    return answer(code, PROBLEMS[code][1], headers=error.headers)
+    code, detail = _OF_ROUTER.get(error.status_code, ("malformed-request", "The request can't be read"))
+    return answer(code, detail, headers=error.headers)
+
+
+async def _deleted(_request: Request, _error: Exception) -> Response:
+    return answer("not-found", "Its events were deleted")
 
 
 async def _store_unavailable(_request: Request, error: Exception) -> Response:

@@ -29,9 +29,16 @@ class Route(APIRoute):
             try:
                 return await handle(_JsonRequest(request.scope, request.receive) if model else request)
             except RequestValidationError as invalid:
-                raise _refusal(model, invalid) from None
+                raise await self.refusal(request, model, invalid) from None
 
         return handle_strictly
+
+    async def refusal(
+        self, _request: Request, model: type[BaseModel] | None, invalid: RequestValidationError
+    ) -> ValidationFailed:
+        """A pointer leads into the body; what is wrong with a parameter is under the parameter's name."""
+        errors = [{**error, "loc": error["loc"][1:]} for error in invalid.errors()]
+        return ValidationFailed.because(violations(model, errors))
 
 
 def _model(route: APIRoute) -> type[BaseModel] | None:
@@ -81,9 +88,3 @@ def _unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(members) < len(pairs):
         raise MalformedRequest("An object has the same key twice")
     return members
-
-
-def _refusal(model: type[BaseModel] | None, invalid: RequestValidationError) -> ValidationFailed:
-    """A pointer leads into the body; what is wrong with a parameter is under the parameter's name."""
-    errors = [{**error, "loc": error["loc"][1:]} for error in invalid.errors()]
-    return ValidationFailed.because(violations(model, errors))

@@ -7,7 +7,7 @@ are contracts with programs: a field is added, never renamed.
 from collections.abc import Sequence
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import Annotated, Generic, Literal, TypeVar
 from uuid import UUID, uuid4
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, WithJsonSchema
@@ -67,60 +67,69 @@ class Answer(BaseModel):
     model_config = ConfigDict(frozen=True)
 
 
-class _Written(Answer):
-    version: int = Field(description="Its version after the command, from 1.", examples=[1])
-    position: int = Field(
-        description="Where the change is in the global sequence. `GET ...?min_position=` it waits until the read "
-        "model has come that far.",
-        examples=[7],
-    )
-    workflow_id: str = Field(examples=[f"order-{ORDER_ID}"])
-    workflow_url: str = Field(
-        description="The order's run in the Temporal Web UI.",
-        examples=[f"http://127.0.0.1:8233/namespaces/default/workflows/order-{ORDER_ID}"],
-    )
+_POSITION = Field(
+    description="Where the change is in the global sequence. `GET ...?min_position=` it waits until the read model has "
+    "come that far.",
+    examples=[7],
+)
+_RUN = Field(description="The order's run in Temporal.", examples=[f"order-{ORDER_ID}"])
+_RUN_URL = Field(
+    description="The order's run in Temporal's Web UI.",
+    examples=[f"http://127.0.0.1:8233/namespaces/default/workflows/order-{ORDER_ID}"],
+)
 
 
-class WrittenOrder(_Written):
+class WrittenOrder(Answer):
     """What a command did to an order. The same command again gets the same answer."""
 
     id: UUID = Field(examples=[ORDER_ID])
     order_number: str = Field(examples=["SO-10248"])
     status: OrderStatus = Field(examples=["OPEN"])
+    version: int = Field(description="Its version after the command, from 1.", examples=[1])
+    position: int = _POSITION
+    workflow_id: str = _RUN
+    workflow_url: str = _RUN_URL
 
 
 class WrittenCompletion(WrittenOrder):
     """What completing an order did."""
 
     status: OrderStatus = Field(examples=["COMPLETED"])
+    version: int = Field(description="Its version after the command.", examples=[2])
     shipment_id: UUID = Field(description="The shipment that the order has become.", examples=[SHIPMENT_ID])
 
 
-class WrittenShipment(_Written):
+class WrittenShipment(Answer):
     """What a command did to a shipment."""
 
     id: UUID = Field(examples=[SHIPMENT_ID])
     order_id: UUID = Field(examples=[ORDER_ID])
     status: ShipmentStatus = Field(examples=["COMPLETED"])
+    version: int = Field(description="Its version after the command.", examples=[2])
+    position: int = _POSITION
+    workflow_id: str = _RUN
+    workflow_url: str = _RUN_URL
 
 
 class Accepted(Answer):
     """The command is on its way. Where it leads is to be seen at `Location`."""
 
     id: UUID = Field(examples=[ORDER_ID])
-    workflow_id: str = Field(examples=[f"order-{ORDER_ID}"])
-    workflow_url: str
+    workflow_id: str = _RUN
+    workflow_url: str = _RUN_URL
 
 
 # --- What can be read
 
+Number = Annotated[RecordedQuantity, WithJsonSchema({"type": "number", "exclusiveMinimum": 0})]
+
 _CREATED = Field(description="When it began.", examples=["2026-01-31T12:00:00Z"])
 _UPDATED = Field(description="When it last changed.", examples=["2026-01-31T12:00:04Z"])
 
-Number = Annotated[RecordedQuantity, WithJsonSchema({"type": "number", "exclusiveMinimum": 0})]
-
 
 class Item(Answer):
+    model_config = ConfigDict(from_attributes=True)
+
     product_id: UUID = Field(examples=[PRODUCT_ID])
     quantity: Number = Field(examples=[1.5])
     uom: str = Field(examples=["KG"])
@@ -137,8 +146,8 @@ class OrderSummary(Answer):
     shipment_id: UUID | None = Field(description="Its shipment, once it is completed.", examples=[SHIPMENT_ID])
     created_at: datetime = _CREATED
     updated_at: datetime = _UPDATED
-    workflow_id: str = Field(examples=[f"order-{ORDER_ID}"])
-    workflow_url: str
+    workflow_id: str = _RUN
+    workflow_url: str = _RUN_URL
 
 
 class ShipmentOfOrder(Answer):
@@ -159,8 +168,8 @@ class Order(Answer):
     shipment: ShipmentOfOrder | None = Field(description="Its shipment, once it is completed.")
     created_at: datetime = _CREATED
     updated_at: datetime = _UPDATED
-    workflow_id: str = Field(examples=[f"order-{ORDER_ID}"])
-    workflow_url: str
+    workflow_id: str = _RUN
+    workflow_url: str = _RUN_URL
 
 
 class Shipment(Answer):
@@ -170,8 +179,8 @@ class Shipment(Answer):
     version: int = Field(examples=[1])
     created_at: datetime = _CREATED
     updated_at: datetime = _UPDATED
-    workflow_id: str = Field(examples=[f"order-{ORDER_ID}"])
-    workflow_url: str
+    workflow_id: str = _RUN
+    workflow_url: str = _RUN_URL
 
 
 class Event(Answer):
@@ -241,11 +250,3 @@ class Problem(BaseModel):
     product_ids: list[UUID] | None = Field(default=None, description="Which are blocked (`products-blocked`).")
     version: int | None = Field(default=None, description="The version it is at (`precondition-failed`).")
     request_id: str | None = Field(default=None, description="What the log has it under (`internal-error`).")
-
-
-def components(schema: dict[str, Any]) -> dict[str, Any]:
-    """The OpenAPI document with the schemas that only problem responses refer to."""
-    definitions = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
-    nested = definitions.pop("$defs")
-    schema.setdefault("components", {}).setdefault("schemas", {}).update({"Problem": definitions, **nested})
-    return schema

@@ -8,7 +8,6 @@ from uuid import uuid4
 
 import click
 from rich.console import Console
-from rich.table import Table
 
 from dev.record import Record
 
@@ -17,31 +16,30 @@ _WIDTH = 9
 
 
 def say(name: str, line: str) -> None:
-    """One line of a child's log. Nobody reading is no reason to stop."""
+    """One line of a child's log. That nobody reads, or the terminal is gone, is no reason to stop."""
     prefix = click.style(f"{name:<{_WIDTH}} | ", fg=_COLOURS[name.partition("-")[0]])
-    with suppress(BrokenPipeError):
+    with suppress(OSError):
         click.echo(prefix + line, color=False if "NO_COLOR" in os.environ else None)
 
 
-def announce(record: Record, data: Path, seconds: float) -> None:
+def announce(record: Record, directory: Path, seconds: float) -> None:
     """Where everything is, and three commands to try at once."""
     places = {
         "gateway": record.api_url,
         "its documentation": f"{record.api_url}/docs",
         "Temporal Web UI": record.temporal_ui_url,
-        "Temporal": f"{record.temporal_address}, namespace {record.namespace}, task queue {record.task_queue}",
+        "Temporal": f"{record.temporal_address} (namespace {record.namespace}, task queue {record.task_queue})",
         "event store": record.event_store_url,
         "read store": record.read_store_url,
-        "data": str(data),
+        "data": str(directory),
     }
-    table = Table.grid(padding=(0, 2))
-    for name, place in places.items():
-        table.add_row(f"  [bold]{name}[/bold]", place)
+    # Soft-wrapped: an address that is cut at the terminal's edge can't be copied.
     console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
-    with suppress(BrokenPipeError):
-        console.print(f"\n[bold green]Waybill is ready[/bold green] after {seconds:.1f} s. Ctrl-C stops it.\n")
-        console.print(table)
-        console.print("\n[bold]An order, from creation to shipment:[/bold]\n")
+    with suppress(OSError):
+        console.print(f"\n[bold green]Waybill is ready[/] after {seconds:.1f} s. Ctrl-C stops it.\n")
+        for name, place in places.items():
+            console.print(f"  [bold]{name:<18}[/]  {place}")
+        console.print("\n[bold]An order, from creation to shipment:[/]\n")
         for line in _commands(record):
             console.print(line, markup=False)
         console.print()

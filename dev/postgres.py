@@ -4,6 +4,7 @@ Who reaches the socket is trusted, so only the server's own user (and root) may 
 PostgreSQL refuses to run as root; started by root it runs as a system user that is made for it.
 """
 
+import asyncio
 import fcntl
 import hashlib
 import importlib.metadata
@@ -35,6 +36,7 @@ ROLE = "waybill"
 _SYSTEM_USER = "embedded_postgres"
 _ELSEWHERE = Path("/var/lib/waybill")
 _PORT = 5432
+_LOCK = "postmaster.pid"
 _PREDECESSOR_TIMEOUT = 15.0
 _LONGEST_SOCKET_PATH = 103
 """107 on Linux, 103 on macOS."""
@@ -79,14 +81,14 @@ class Server:
             orphan_signal=signal.SIGINT,
         )
 
-    async def ready(self, _pid: int) -> bool:
-        """Whether the server takes connections."""
+    async def ready(self, pid: int) -> bool:
+        """Whether the server says so in its lock file, as pg_ctl asks it: connecting too early would log errors."""
         try:
-            connection = await asyncpg.connect(self.url(), timeout=2)
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError):
+            lines = await asyncio.to_thread((self.data / _LOCK).read_text)
+        except FileNotFoundError:
             return False
-        await connection.close()
-        return True
+        fields = [line.strip() for line in lines.splitlines()]
+        return fields[:1] == [str(pid)] and fields[-1] == "ready"
 
     def tidy(self) -> None:
         """Leave no empty directory behind. For a server that has stopped."""
@@ -176,7 +178,8 @@ def _copy_of(package: Path) -> Path:
             unfinished = site.with_suffix(".new")
             shutil.rmtree(unfinished, ignore_errors=True)
             for name in (package.name, f"{package.name}.libs"):
-                shutil.copytree(package.parent / name, unfinished / name, symlinks=True)
+                headers = shutil.ignore_patterns("include")
+                shutil.copytree(package.parent / name, unfinished / name, symlinks=True, ignore=headers)
             unfinished.rename(site)
     return site / package.name
 
@@ -214,7 +217,7 @@ def _await_predecessor(data: Path) -> None:
 
     PostgreSQL forgets a dead one itself, unless its process number is in use again: then it would refuse to start.
     """
-    lock = data / "postmaster.pid"
+    lock = data / _LOCK
     deadline = time.monotonic() + _PREDECESSOR_TIMEOUT
     while lock.exists():
         pid = int(lock.read_text().split(maxsplit=1)[0])

@@ -46,23 +46,29 @@ async def run(options: Options) -> None:
     stop = _stop_signal()
     with data_directory.claimed(options.data_dir, fresh=options.fresh) as directory:
         stack = await asyncio.to_thread(_plan, options, directory)
-        async with Supervisor(console.say, restarted=lambda: stack.record(supervisor).write(directory)) as supervisor:
-            boot = asyncio.create_task(stack.boot(supervisor))
-            stopped = asyncio.create_task(stop.wait())
-            try:
-                await asyncio.wait({boot, stopped}, return_when=asyncio.FIRST_COMPLETED)
-                if boot.done():
-                    await boot
-                    record = stack.record(supervisor)
-                    record.write(directory)
-                    console.announce(record, stack.postgres.data, time.monotonic() - started)
-                    await stopped
-                console.say("waybill", "stopping")
-            finally:
-                await _cancel(boot, stopped)
-                # Before the first child goes: who finds the record counts on all of them.
-                Record.remove(directory)
-        stack.postgres.tidy()
+        try:
+            await _run(stack, directory, stop, started)
+        finally:
+            stack.postgres.tidy()
+
+
+async def _run(stack: "_Stack", directory: Path, stop: asyncio.Event, started: float) -> None:
+    async with Supervisor(console.say, restarted=lambda: stack.record(supervisor).write(directory)) as supervisor:
+        boot = asyncio.create_task(stack.boot(supervisor))
+        stopped = asyncio.create_task(stop.wait())
+        try:
+            await asyncio.wait({boot, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            if boot.done():
+                await boot
+                record = stack.record(supervisor)
+                record.write(directory)
+                console.announce(record, directory, time.monotonic() - started)
+                await stopped
+            console.say("waybill", "stopping")
+        finally:
+            await _cancel(boot, stopped)
+            # Before the first child goes: who finds the record counts on all of them.
+            Record.remove(directory)
 
 
 @dataclass(frozen=True)

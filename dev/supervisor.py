@@ -21,6 +21,7 @@ _PROBE_TIMEOUT = 5.0
 _SHORTEST_PAUSE = 0.2
 _LONGEST_PAUSE = 10.0
 _SETTLED_AFTER = 30.0
+_LAST_WORDS_TIMEOUT = 5.0
 
 Log = Callable[[str, str], None]
 """Takes the child's name and a line."""
@@ -54,6 +55,8 @@ class Command:
     """Sent by the kernel when the supervisor is gone (Linux)."""
     start_timeout: float = 60.0
     stop_timeout: float = 15.0
+    quiet_end: bool = False
+    """Whether what it logs while it stops is of no use to anybody."""
 
 
 class Supervisor:
@@ -123,23 +126,31 @@ class _Child:
         self._process: asyncio.subprocess.Process | None = None
         self._output: asyncio.Task[None] | None = None
         self._last_line = ""
+        self._quiet = False
 
     async def start(self) -> None:
         command = self.command
         owner = command.owner or Owner(KEEP, KEEP)
         self._last_line = ""
-        self._process = await asyncio.create_subprocess_exec(
-            *leashed(command.argv, command.orphan_signal, *owner),
-            env=command.environment,
-            cwd=command.directory,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            start_new_session=True,
-        )
+        self._quiet = False
+        # A pipe of our own: asyncio's would make the process's end wait for that of whoever inherited the pipe.
+        output, child_end = os.pipe()
+        try:
+            self._process = await asyncio.create_subprocess_exec(
+                *leashed(command.argv, command.orphan_signal, *owner),
+                env=command.environment,
+                cwd=command.directory,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=child_end,
+                stderr=child_end,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise ChildFailedError(f"{command.name} can't be started: {error}") from error
+        finally:
+            os.close(child_end)
+            self._output = asyncio.create_task(self._relay(output), name=f"output of {command.name}")
         self.pid = self._process.pid
-        assert self._process.stdout is not None
-        self._output = asyncio.create_task(self._relay(self._process.stdout), name=f"output of {command.name}")
         try:
             async with asyncio.timeout(command.start_timeout):
                 await self._until_ready(self._process)
@@ -167,7 +178,8 @@ class _Child:
         if not self._output.done():
             self._signal(signal.SIGKILL)
             # Not awaited itself: who gives up waiting here must not cancel it.
-            await asyncio.wait([self._output])
+            await asyncio.wait([self._output], timeout=_LAST_WORDS_TIMEOUT)
+            self._output.cancel()
         how = f"exit code {code}" if code >= 0 else signal.Signals(-code).name
         return f"{self.command.name} (process {self.pid}) ended with {how}"
 
@@ -175,6 +187,7 @@ class _Child:
         if self._process is None:
             return
         if self._process.returncode is None:
+            self._quiet = self.command.quiet_end
             with suppress(ProcessLookupError):
                 self._process.send_signal(self.command.stop_signal)
             try:
@@ -190,18 +203,25 @@ class _Child:
         with suppress(ProcessLookupError):
             os.killpg(self.pid, number)
 
-    async def _relay(self, output: asyncio.StreamReader) -> None:
+    async def _relay(self, output: int) -> None:
         """Not line by line: a line that is longer than the reader's buffer must not stop the child."""
+        reader = asyncio.StreamReader()
+        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(output, "rb", 0)
+        )
         rest = b""
-        while chunk := await output.read(1 << 16):
-            *lines, rest = (rest + chunk).split(b"\n")
-            for line in lines:
-                self._say(line)
-        if rest:
+        try:
+            while chunk := await reader.read(1 << 16):
+                *lines, rest = (rest + chunk).split(b"\n")
+                for line in lines:
+                    self._say(line)
+        finally:
             self._say(rest)
+            transport.close()
 
     def _say(self, line: bytes) -> None:
         text = line.decode(errors="replace").rstrip()
         if text:
             self._last_line = text
-            self._log(self.command.name, text)
+            if not self._quiet:
+                self._log(self.command.name, text)

@@ -4,6 +4,7 @@ As it comes, the development server reads its one queue at most 20 times a secon
 partitions: a command of several steps then takes a quarter of a second, or now and then seconds.
 """
 
+import asyncio
 import os
 import shutil
 import sys
@@ -65,16 +66,22 @@ class Server:
                 *(TUNING if self.tuned else ()),
             ],
             ready=self.ready,
+            quiet_end=True,
         )
 
     async def ready(self, _pid: int) -> bool:
-        """Whether the server knows its namespace and Waybill's search attributes."""
+        """Whether the Web UI is up and the server knows its namespace and Waybill's search attributes.
+
+        The Web UI comes last, and a server that is asked too early logs an error.
+        """
         try:
+            _, writer = await asyncio.open_connection("127.0.0.1", self.ui_port)
+            writer.close()
             client = await Client.connect(self.address, namespace=NAMESPACE)
             known = await client.operator_service.list_search_attributes(
                 ListSearchAttributesRequest(namespace=NAMESPACE), timeout=_PROBE_TIMEOUT
             )
-        except (RPCError, RuntimeError):
+        except (OSError, RPCError, RuntimeError):
             return False
         return all(name in known.custom_attributes for name in SEARCH_ATTRIBUTES)
 

@@ -9,13 +9,14 @@ import shutil
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
 from dev.errors import DevError
 from dev.leash import leashed
-from dev.record import Record
+from dev.record import FILE, Record
 
 ANY_PORTS = ("--api-port", "0", "--temporal-port", "0", "--temporal-ui-port", "0")
 _POLL = 0.05
@@ -29,6 +30,7 @@ class DevProcess:
         self.data_dir = data_dir
         self.log = log
         self.process = process
+        self._started = time.time()
 
     @classmethod
     async def start(
@@ -52,7 +54,9 @@ class DevProcess:
         with suppress(TimeoutError):
             async with asyncio.timeout(within):
                 while self.process.returncode is None:
-                    if record := Record.read(self.data_dir):
+                    record = Record.read(self.data_dir)
+                    # One that was killed leaves its record behind.
+                    if record and (self.data_dir / FILE).stat().st_mtime >= self._started:
                         return record
                     await asyncio.sleep(_POLL)
         raise DevError(f"`waybill dev` did not become ready:\n{self.last_lines()}")

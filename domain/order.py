@@ -1,11 +1,8 @@
 """An order: who wants what, until it is completed or deleted."""
 
 from collections.abc import Sequence
-from typing import Annotated, assert_never
+from typing import assert_never
 from uuid import UUID
-
-from pydantic import AfterValidator, Field
-from pydantic_core import PydanticCustomError
 
 from domain.refusals import (
     OrderAlreadyCompleted,
@@ -14,23 +11,9 @@ from domain.refusals import (
     OrderWasDeleted,
     ProductsBlocked,
 )
-from domain.values import Email, Id, Item, OrderNumber, Quantity, RecordedItem, RecordedQuantity, Uom, Value
+from domain.values import Email, Id, Items, OrderNumber, Quantity, RecordedItem, RecordedQuantity, Uom, Value
 
 # --- Commands
-
-
-def _at_least_one(items: tuple[Item, ...]) -> tuple[Item, ...]:
-    # Field(min_length=1) counts the valid items only: it would blame the list for what is wrong in an item.
-    if not items:
-        raise PydanticCustomError("too_short", "must have at least {min_length} item", {"min_length": 1})
-    return items
-
-
-Items = Annotated[
-    tuple[Item, ...],
-    Field(max_length=1000, json_schema_extra={"minItems": 1}),
-    AfterValidator(_at_least_one),
-]
 
 
 class CreateOrder(Value):

@@ -6,7 +6,7 @@ another program, so what is read back is held to its shape only.
 
 import re
 from decimal import Decimal
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from pydantic import (
@@ -27,6 +27,7 @@ Uom = Literal["KG", "MT"]
 
 _CANONICAL_UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _MAX_DIGITS, _SMALLEST = 12, Decimal("0.001")
+_MAX_ITEMS = 1000
 
 
 class Value(BaseModel):
@@ -110,6 +111,25 @@ class Item(Value):
     product_id: Id
     quantity: Quantity
     uom: Uom
+
+
+def _countable(items: Any) -> Any:
+    # Counted before they are looked at: a million wrong items would be a million broken rules. And pydantic's own
+    # min_length counts the valid ones only: it would blame the list for what is wrong in an item.
+    count = len(items) if type(items) in (list, tuple) else 1
+    if count < 1:
+        raise PydanticCustomError("too_short", "must have at least {min_length} item", {"min_length": 1})
+    if count > _MAX_ITEMS:
+        raise PydanticCustomError("too_long", "must have at most {max_length} items", {"max_length": _MAX_ITEMS})
+    return items
+
+
+Items = Annotated[
+    tuple[Item, ...],
+    BeforeValidator(_countable),
+    Field(json_schema_extra={"minItems": 1, "maxItems": _MAX_ITEMS}),
+]
+"""The lines of an order, 1 to 1000."""
 
 
 class RecordedItem(Value):

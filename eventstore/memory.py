@@ -82,9 +82,11 @@ class MemoryStore:
         known = [self._events[event_id] for event_id in ids if event_id in self._events]
         if not known and len(set(ids)) == len(ids):
             return None
-        stream = self._streams.get(append.stream_id, [])
-        if known and known == stream[known[0].version - 1 :][: len(ids)]:
-            return known[0]
+        if known:
+            start = known[0].version - 1
+            there = self._streams.get(append.stream_id, [])[start : start + len(ids)]
+            if ids == [event.event_id for event in there]:
+                return known[0]
         raise DuplicateEvent(f"an event of this append to {append.stream_id} exists already, and isn't its own")
 
     def _write(self, stream_id: str, events: Sequence[NewEvent]) -> RecordedEvent:

@@ -69,9 +69,7 @@ def columns(rows: Sequence[Any], names: Iterable[str]) -> list[list[Any]]:
 
 def _aggregate_id(recorded: RecordedEvent) -> UUID:
     try:
-        aggregate_id = UUID(recorded.stream_id)
+        # Adopted streams may be named in any form of a UUID, in capitals for example.
+        return UUID(recorded.stream_id)
     except ValueError:
         raise UndecodableEvent(recorded, "its stream's name is no UUID") from None
-    if str(aggregate_id) != recorded.stream_id:
-        raise UndecodableEvent(recorded, "its stream's name is no UUID in its usual form")
-    return aggregate_id

@@ -23,6 +23,8 @@ _SQL = load_statements("projections", "queries.sql")
 
 @dataclass(frozen=True, slots=True)
 class Item:
+    """A line of an order."""
+
     product_id: UUID
     quantity: Decimal
     uom: str

@@ -115,14 +115,14 @@ class Runner:
         # Two that call themselves the same must not pass for one.
         self._owner = f"{owner}/{uuid4().hex[:8]}"
         self._failures = 0
-        self._range = (0, 0)
+        self._checkpoint = 0
+        self._reaching = 0
         self._log = log.bind(projection=self._name)
 
     async def run(self) -> NoReturn:
         while True:
             try:
                 async with self._connection() as connection:
-                    await connection.execute(_SQL["register"], self._name, self.projection.version)
                     while True:
                         await self._acquire(connection)
                         await self._own(connection)
@@ -144,10 +144,13 @@ class Runner:
         """Wait until the projection is ours."""
         while True:
             row = await connection.fetchrow(_SQL["acquire"], self._name, self._owner, self._lease)
-            if row and row["acquired"]:
+            if row is None:
+                await connection.execute(_SQL["register"], self._name, self.projection.version)
+                continue
+            if row["acquired"]:
                 self._log.info("projection.acquired", owner=self._owner)
                 return
-            left = row["lease_left"].total_seconds() if row and row["lease_left"] else 0.0
+            left = row["lease_left"].total_seconds() if row["lease_left"] else 0.0
             await asyncio.sleep(min(max(left, 0.0), self._look) + random.uniform(0.005, 0.05))  # noqa: S311 - jitter
 
     async def _own(self, connection: "Connection") -> None:
@@ -162,43 +165,48 @@ class Runner:
 
     async def _follow(self, connection: "Connection") -> NoReturn:
         """Apply what comes after the checkpoint, batch by batch; wait where there is nothing."""
-        checkpoint: int = await connection.fetchval(_SQL["checkpoint"], self._name)
+        self._checkpoint = await connection.fetchval(_SQL["checkpoint"], self._name)
         size = min(_SMALLEST_BATCH, self._most)
         while True:
             self.woken.clear()
-            # The head is read before the events: it is dense and in commit order, so a page that isn't full has all
-            # events up to it, whatever types they are of, and the checkpoint may go there.
-            head = await self._holding(connection, self._store.stream_version(ALL_STREAM))
-            self._range = (checkpoint + 1, head)
-            if head < checkpoint:
-                raise AheadOfEvents(f"the checkpoint is {checkpoint}, the last event {head}")
-            if head == checkpoint:
+            # Before the events themselves, see _step.
+            head = self._reaching = await self._holding(connection, self._store.stream_version(ALL_STREAM))
+            if head < self._checkpoint:
+                raise AheadOfEvents(f"the checkpoint is {self._checkpoint}, the last event {head}")
+            if head > self._checkpoint:
+                size = await self._step(connection, head, size)
+                self._succeeded()
+            else:
                 await self._renew(connection)
                 self._succeeded()
                 await self._wait()
-                continue
-            events = self._store.read_all(after=checkpoint, limit=size, types=self.projection.types)
-            page = await self._holding(connection, events)
-            full = len(page) == size
-            last = page[-1].position if page else 0
-            reached = last if full else max(head, last)
-            self._range = (checkpoint + 1, reached)
-            began = time.monotonic()
-            await self._apply(connection, checkpoint, reached, self._understand(page))
-            took = time.monotonic() - began
-            size = next_batch_size(size, full=full, took=took, patience=self._look, most=self._most)
-            checkpoint = reached
-            self._succeeded()
 
-    async def _apply(self, connection: "Connection", checkpoint: int, reached: int, batch: Sequence[Happened]) -> None:
+    async def _step(self, connection: "Connection", head: int, size: int) -> int:
+        """Read and apply at most `size` events; gives the next step's size.
+
+        `head` is the end of all events as it was before. They are dense and in commit order: a page that isn't full
+        misses none up to the head, whatever types the others are of, and the checkpoint may go there.
+        """
+        events = self._store.read_all(after=self._checkpoint, limit=size, types=self.projection.types)
+        page = await self._holding(connection, events)
+        full = len(page) == size
+        last = page[-1].position if page else 0
+        self._reaching = last if full else max(head, last)
+        batch = self._understand(page)
+        began = time.monotonic()
+        await self._apply(connection, batch)
+        took = time.monotonic() - began
+        return next_batch_size(size, full=full, took=took, patience=self._look, most=self._most)
+
+    async def _apply(self, connection: "Connection", batch: Sequence[Happened]) -> None:
+        """The batch and the checkpoint behind it in one transaction."""
+        step = (self._name, self._owner, self._lease, self._checkpoint, self._reaching)
         async with connection.transaction():
-            moved = await connection.fetchrow(
-                _SQL["advance"], self._name, self._owner, self._lease, checkpoint, reached
-            )
-            if moved is None:
+            if await connection.fetchrow(_SQL["advance"], *step) is None:
                 raise LeaseLost
             if batch:
                 await self.projection.apply(connection, batch)
+        self._checkpoint = self._reaching
 
     def _understand(self, page: Sequence[RecordedEvent]) -> list[Happened]:
         batch: list[Happened] = []
@@ -225,7 +233,7 @@ class Runner:
             task.cancel()
 
     async def _renew(self, connection: "Connection") -> None:
-        if await connection.fetchval(_SQL["renew"], self._name, self._owner, self._lease) is None:
+        if await connection.fetchval(_SQL["renew"], self._name, self._owner, self._lease, self._checkpoint) is None:
             raise LeaseLost
 
     async def _wait(self) -> None:
@@ -235,10 +243,10 @@ class Runner:
     def _failed(self, error: Exception) -> None:
         self._failures += 1
         if not _is_outage(error):
-            first, last = self._range
             # The details of a database's error quote rows; its first line doesn't.
             traceback = None if isinstance(error, asyncpg.PostgresError) else error
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            first, last = self._checkpoint + 1, self._reaching
             self._log.error("projection.failed", first=first, last=last, reason=reason, exc_info=traceback)
         elif self._failures == 1:
             self._log.warning("projection.interrupted", reason=type(error).__name__)

@@ -90,5 +90,5 @@ async def working(client: Client, store: EventStore, **options: Any) -> AsyncGen
     """A worker on a task queue of its own."""
     queue = f"test-{uuid4()}"
     activities = all_activities(store, claim_lease=5, snapshot_interval=lambda _: 100)
-    async with order_worker(client, activities, task_queue=queue, **options):
+    async with order_worker(client, activities, task_queue=queue, **({"sandboxed": True} | options)):
         yield Orders(client, store, queue)

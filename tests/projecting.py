@@ -1,9 +1,13 @@
 """What tests of the read side share: histories to project, the projections at work, and the rows that come of it."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+import os
+import sys
+from collections.abc import AsyncGenerator, Generator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from decimal import Decimal
 from random import Random
+from subprocess import Popen
 from typing import Any
 from uuid import UUID, uuid4, uuid5
 
@@ -16,6 +20,7 @@ from domain.order import OrderCompleted, OrderCreated, OrderDeleted, OrderItemAd
 from domain.shipment import ShipmentCompleted, ShipmentCreated
 from domain.values import RecordedItem
 from eventstore.codec import encode
+from eventstore.postgres import PostgresStore
 from eventstore.store import Append, Appended, EventStore, NewEvent
 from projections.projection import Projection
 from projections.registry import PROJECTIONS
@@ -29,12 +34,12 @@ LEASE, POLL = 0.6, 0.1
 
 
 def created(order_id: UUID, items: int = 1, number: str = "A-1") -> OrderCreated:
-    lines = tuple(RecordedItem(product_id=PRODUCT, quantity=index + 1.5, uom="KG") for index in range(items))
+    lines = tuple(RecordedItem(product_id=PRODUCT, quantity=index + Decimal("1.5"), uom="KG") for index in range(items))
     return OrderCreated(id=order_id, order_number=number, business_partner="anna@example.com", items=lines)
 
 
-def added(order_id: UUID, quantity: float = 2) -> OrderItemAdded:
-    return OrderItemAdded(id=order_id, product_id=PRODUCT, quantity=quantity, uom="MT")
+def added(order_id: UUID) -> OrderItemAdded:
+    return OrderItemAdded(id=order_id, product_id=PRODUCT, quantity=Decimal(2), uom="MT")
 
 
 def whole_life(order_id: UUID) -> list[tuple[str, Event]]:
@@ -133,16 +138,24 @@ async def rows(read_store_url: str, statement: str, *arguments: object) -> list[
         await connection.close()
 
 
-async def caught_up(store: EventStore, read_store_url: str, *, within: float = 10.0) -> None:
-    """Wait until all projections have seen all that has happened by now."""
+async def caught_up(
+    store: EventStore,
+    read_store_url: str,
+    *,
+    projections: Sequence[Projection] = PROJECTIONS,
+    within: float = 10.0,
+) -> None:
+    """Wait until the projections have seen all that has happened by now."""
     head = await store.stream_version("$all")
-    behind = "select * from projection_versions where last_seen_event_number < $1"
-    known = "select * from projection_versions"
+    names = [projection.name for projection in projections]
+    arrived = """
+        select array_agg(projection_name) @> $1 from projection_versions where last_seen_event_number >= $2
+    """
 
-    async def arrived() -> bool:
-        return len(await rows(read_store_url, known)) > 0 and not await rows(read_store_url, behind, head)
+    async def all_have_arrived() -> bool:
+        return await rows(read_store_url, arrived, names, head) == [(True,)]
 
-    await eventually(arrived, within=within, what=f"every projection at {head}")
+    await eventually(all_have_arrived, within=within, what=f"{names} at {head}")
 
 
 async def owner(read_store_url: str, projection: str) -> str | None:
@@ -179,3 +192,29 @@ async def projecting(
     finally:
         task.cancel()
         await asyncio.wait([task])
+
+
+async def work(event_store_url: str, read_store_url: str, name: str, lease: str) -> None:
+    """A worker process that does nothing but project."""
+    async with (
+        PostgresStore.open(event_store_url, pool_size=2) as store,
+        projecting(store, event_store_url, read_store_url, name=name, lease=float(lease)) as task,
+    ):
+        await task
+
+
+@contextmanager
+def worker_process(event_store_url: str, read_store_url: str, name: str, lease: float) -> Generator[Popen[bytes]]:
+    """`work` in a process of its own, killed at the end of the block."""
+    arguments = [event_store_url, read_store_url, name, str(lease)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    process = Popen([sys.executable, __file__, *arguments], env=environment)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(work(*sys.argv[1:]))

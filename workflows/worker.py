@@ -5,7 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 from temporalio.client import Client
-from temporalio.worker import PollerBehaviorAutoscaling, Worker
+from temporalio.worker import PollerBehaviorAutoscaling, UnsandboxedWorkflowRunner, Worker, WorkflowRunner
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
 from workflows.order import OrderWorkflow
@@ -14,8 +14,14 @@ from workflows.order import OrderWorkflow
 _SHARED = ("domain", "activities", "eventstore", "workflows.messages", "workflows.pipeline", "pydantic", "orjson")
 
 
-def workflow_runner() -> SandboxedWorkflowRunner:
-    """The sandbox that finds non-deterministic calls."""
+def workflow_runner(*, sandboxed: bool) -> WorkflowRunner:
+    """How workflow code runs: in the sandbox that catches non-deterministic calls, or without it.
+
+    Tests and replays run in the sandbox. A worker doesn't: the code is the same, and the sandbox costs it a
+    third of its throughput (docs/decisions/0002-local-activities.md).
+    """
+    if not sandboxed:
+        return UnsandboxedWorkflowRunner()
     return SandboxedWorkflowRunner(restrictions=SandboxRestrictions.default.with_passthrough_modules(*_SHARED))
 
 
@@ -28,6 +34,7 @@ def order_worker(
     max_steps: int = 200,
     max_cached_workflows: int = 2000,
     shutdown_timeout: float = 10,
+    sandboxed: bool = False,
 ) -> Worker:
     """A worker for orders; shutdown_timeout in seconds."""
     return Worker(
@@ -35,7 +42,7 @@ def order_worker(
         task_queue=task_queue,
         workflows=[OrderWorkflow],
         activities=activities,
-        workflow_runner=workflow_runner(),
+        workflow_runner=workflow_runner(sandboxed=sandboxed),
         max_cached_workflows=max_cached_workflows,
         max_concurrent_workflow_tasks=max_workflow_tasks,
         max_concurrent_local_activities=max_steps,

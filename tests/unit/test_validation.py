@@ -7,6 +7,7 @@ import pytest
 
 from domain.aggregates import COMMANDS
 from domain.commands import CommandRequest
+from domain.order import CreateOrder
 from domain.refusals import ValidationFailed
 from domain.validation import parse, pointer
 
@@ -48,8 +49,7 @@ def without(field: str, record: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_an_order_that_keeps_all_rules_becomes_a_command() -> None:
-    _, model = COMMANDS["CreateOrder"]
-    assert parse(model, ORDER).model_dump(mode="json") == ORDER
+    assert parse(CreateOrder, ORDER).model_dump(mode="json") == ORDER
 
 
 @pytest.mark.parametrize("field", ["id", "order_number", "business_partner", "items"])
@@ -93,6 +93,7 @@ def test_every_field_of_an_item_must_be_present(field: str) -> None:
         ("items", None, LIST),
         ("items", [], ("invalid-list", "must be a valid list of at least 1 item")),
         ("items", 1001 * [ITEM], ("too-long", "must be a valid list of at most 1000 items")),
+        ("items", 100_000 * [0], ("too-long", "must be a valid list of at most 1000 items")),
     ],
 )
 def test_a_field_of_an_order_that_breaks_its_rule_is_named(field: str, wrong: object, rule: tuple[str, str]) -> None:
@@ -122,6 +123,10 @@ def test_a_field_of_an_order_that_breaks_its_rule_is_named(field: str, wrong: ob
 def test_a_field_of_an_item_that_breaks_its_rule_is_named(field: str, wrong: object, rule: tuple[str, str]) -> None:
     assert broken_rules("CreateOrder", item(**{field: wrong})) == [(f"/items/0/{field}", *rule)]
     assert broken_rules("AddOrderItem", ITEM | {"id": ORDER_ID, field: wrong}) == [(f"/{field}", *rule)]
+
+
+def test_an_order_may_have_1000_items() -> None:
+    assert parse(CreateOrder, ORDER | {"items": 1000 * [ITEM]}).items[999].uom == "KG"
 
 
 def test_an_item_that_is_no_object_is_named() -> None:
@@ -162,12 +167,12 @@ def test_all_broken_rules_are_told_at_once() -> None:
 
 def test_the_broken_rules_are_told_in_a_sentence_too() -> None:
     with pytest.raises(ValidationFailed) as failed:
-        parse(COMMANDS["CreateOrder"][1], {"id": ORDER_ID})
+        parse(CreateOrder, {"id": ORDER_ID})
     assert failed.value.message == (
         "/order_number must be present; /business_partner must be present; /items must be present"
     )
     with pytest.raises(ValidationFailed) as failed:
-        parse(COMMANDS["CreateOrder"][1], {})
+        parse(CreateOrder, {})
     assert failed.value.message.endswith("; and 1 more")
 
 
@@ -193,7 +198,7 @@ def test_an_unknown_field_like_no_other_is_refused_with_those_that_there_are() -
 )
 def test_what_was_wrong_is_never_repeated_in_the_answer(field: str, secret: str) -> None:
     with pytest.raises(ValidationFailed) as failed:
-        parse(COMMANDS["CreateOrder"][1], ORDER | {field: secret})
+        parse(CreateOrder, ORDER | {field: secret})
     assert "hunter2" not in f"{failed.value} {failed.value.details}"
     # Nor may a log find it through the chain of causes.
     assert failed.value.__cause__ is None

@@ -1,0 +1,107 @@
+"""The gateway's composition root: here its resources are opened and closed, and its routes put together."""
+
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+from temporalio.client import Client
+from temporalio.contrib.pydantic import pydantic_data_converter
+from temporalio.envconfig import ClientConfig
+
+from api import blocked_products, events, health, openapi, orders, problems, shipments
+from api.commands import Commands
+from api.consistency import Consistency
+from api.gateway import Gateway
+from api.telemetry import Telemetry
+from eventstore.listener import listening
+from eventstore.postgres import PostgresStore
+from observability import configure_logging
+from projections.queries import ReadStore
+from projections.runner import PROJECTIONS_CHANNEL
+from settings import Settings
+
+DESCRIPTION = """\
+Waybill takes orders to shipments: durable commands on Temporal, events in PostgreSQL, read models that can be rebuilt.
+
+Errors are `application/problem+json`; their `code` is stable. A write's answer carries the `position` of its event in
+the global sequence, and is sent when the read models have come to it.
+"""
+# Longer than most clients keep a connection: it is they who close it, and not while a request is on its way.
+_KEEP_ALIVE_SECONDS = 75
+_SHUTDOWN_SECONDS = 10
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The gateway as an ASGI application; its resources are opened when it starts."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
+        async with _open(settings) as gateway:
+            app.state.gateway = gateway
+            yield
+
+    app = FastAPI(
+        title="Waybill",
+        version="0.1.0",
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        redirect_slashes=False,
+        generate_unique_id_function=_name,
+    )
+    for module in (orders, shipments, blocked_products, events, health):
+        app.include_router(module.router)
+    problems.install(app)
+    openapi.describe(app)
+    app.add_middleware(Telemetry)
+    return app
+
+
+def serve(settings: Settings) -> None:
+    """Serve until SIGINT or SIGTERM, then finish what has begun, within a bound."""
+    configure_logging(settings.log_level, settings.log_format)
+    uvicorn.run(
+        create_app(settings),
+        host=settings.api_host,
+        port=settings.api_port,
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        access_log=False,
+        server_header=False,
+        log_config=None,
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
+    )
+
+
+@asynccontextmanager
+async def _open(settings: Settings) -> AsyncGenerator[Gateway]:
+    async with AsyncExitStack() as stack:
+        store = await stack.enter_async_context(PostgresStore.open(settings.event_store_url, settings.pool_size))
+        read_store = await stack.enter_async_context(ReadStore.open(settings.read_store_url, settings.pool_size))
+        consistency = Consistency(read_store.positions)
+        stack.push_async_callback(consistency.close)
+        await stack.enter_async_context(listening(settings.read_store_url, PROJECTIONS_CHANNEL, consistency.heard))
+        temporal = await _connect()
+        yield Gateway(
+            settings=settings,
+            store=store,
+            read_store=read_store,
+            temporal=temporal,
+            commands=Commands(temporal, store, settings),
+            consistency=consistency,
+        )
+
+
+async def _connect() -> Client:
+    """A client that connects when it is first needed: the gateway also starts while Temporal is away."""
+    config: Any = ClientConfig.load_client_connect_config()
+    return await Client.connect(**config, data_converter=pydantic_data_converter, lazy=True)
+
+
+def _name(route: APIRoute) -> str:
+    return route.name

@@ -1,0 +1,284 @@
+"""The routes of orders.
+
+Commands go to the order's run; questions to the read model or, about the past, to the events.
+"""
+
+from contextlib import suppress
+from typing import Annotated, Any, TypeVar, cast
+
+from fastapi import APIRouter, Body, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import AwareDatetime, BaseModel
+
+from activities.validate_command import with_taken_number
+from api import pagination
+from api.events import Limit as EventLimit
+from api.events import event_page
+from api.gateway import Gateway, Resources
+from api.history import order_then
+from api.openapi import WRITES, accepted, answers, problems
+from api.pagination import MAX_POSITION, After, Limit
+from api.parameters import CONSISTENCY, Headers, IfMatch, IfNoneMatch, MinPosition, OrderId
+from api.preconditions import entity_tag, is_current
+from api.route import Route
+from api.schemas import (
+    ORDER_ID,
+    PRODUCT_ID,
+    EventPage,
+    NewOrder,
+    Order,
+    OrderStatus,
+    OrderSummary,
+    Page,
+    ShipmentOfOrder,
+    ShipmentStatus,
+    WrittenCompletion,
+    WrittenOrder,
+)
+from domain.commands import Receipt
+from domain.ids import order_id_for, shipment_id
+from domain.order import AddOrderItem, CompleteOrder, CreateOrder, DeleteOrder
+from domain.refusals import OrderNotFound, ValidationFailed, Violation
+from domain.values import Email, Id, Item, OrderNumber
+from eventstore.appender import UNAVAILABLE
+from projections.orders import OrderRow
+
+
+class _OrderRoute(Route):
+    async def refusal(
+        self, request: Request, model: type[BaseModel] | None, invalid: RequestValidationError
+    ) -> ValidationFailed:
+        failed = await super().refusal(request, model, invalid)
+        if model is NewOrder and isinstance(invalid.body, dict):
+            gateway: Gateway = request.app.state.gateway
+            # Without the store, the caller hears of the rest at least.
+            with suppress(*UNAVAILABLE):
+                return await with_taken_number(gateway.store, cast("dict[str, Any]", invalid.body), failed)
+        return failed
+
+
+router = APIRouter(prefix="/orders", tags=["orders"], route_class=_OrderRoute)
+
+W = TypeVar("W", WrittenOrder, WrittenCompletion)
+
+_ITEM = {"product_id": PRODUCT_ID, "quantity": 1.5, "uom": "KG"}
+_ORDER = {"order_number": "SO-10248", "business_partner": "vinet@northwind.example", "items": [_ITEM]}
+_NEW_ORDER = Body(
+    openapi_examples={
+        "an order": {"value": _ORDER},
+        "an order whose id the caller chooses": {"value": {"id": ORDER_ID, **_ORDER}},
+    }
+)
+_NEW_ITEM = Body(openapi_examples={"an item": {"value": _ITEM}})
+_WITH_BODY = (*WRITES, "unsupported-media-type", "validation-failed")
+_TO_OPEN_ORDER = (*WRITES, "order-not-found", "order-already-completed", "order-deleted", "precondition-failed")
+
+# --- Commands
+
+
+@router.post(
+    "",
+    status_code=201,
+    response_model=WrittenOrder,
+    responses=answers(201, "ETag", "Location", CONSISTENCY)
+    | accepted()
+    | problems(*_WITH_BODY, "order-already-created", "order-number-taken"),
+)
+async def create_order(
+    new: Annotated[NewOrder, _NEW_ORDER], asking: Headers, gateway: Resources, response: Response
+) -> WrittenOrder | Response:
+    """Create an order. Its number is its own until it is deleted."""
+    order_id = new.id if new.named else order_id_for(asking.command_id)
+    command = CreateOrder(
+        id=order_id, order_number=new.order_number, business_partner=new.business_partner, items=new.items
+    )
+    request = asking.to(command, order_id)
+    location = f"/orders/{order_id}"
+    if asking.asynchronous:
+        return await gateway.submit(request, order_id, location)
+    receipt = await gateway.perform(request, order_id, response)
+    response.headers["Location"] = location
+    return _written(WrittenOrder, gateway, receipt, response)
+
+
+@router.post(
+    "/{order_id}/items",
+    response_model=WrittenOrder,
+    responses=answers(200, "ETag", CONSISTENCY) | accepted() | problems(*_WITH_BODY, *_TO_OPEN_ORDER),
+)
+async def add_order_item(
+    *,
+    order_id: OrderId,
+    item: Annotated[Item, _NEW_ITEM],
+    asking: Headers,
+    gateway: Resources,
+    response: Response,
+    if_match: IfMatch = None,
+) -> WrittenOrder | Response:
+    """Add a line to an open order."""
+    expected = await gateway.expected_version(if_match, order_id)
+    command = AddOrderItem(id=order_id, product_id=item.product_id, quantity=item.quantity, uom=item.uom)
+    request = asking.to(command, order_id, expected)
+    if asking.asynchronous:
+        return await gateway.submit(request, order_id, f"/orders/{order_id}")
+    receipt = await gateway.perform(request, order_id, response)
+    return _written(WrittenOrder, gateway, receipt, response)
+
+
+@router.post(
+    "/{order_id}/complete",
+    response_model=WrittenCompletion,
+    responses=answers(200, "ETag", CONSISTENCY) | accepted() | problems(*_TO_OPEN_ORDER, "products-blocked"),
+)
+async def complete_order(
+    order_id: OrderId, asking: Headers, gateway: Resources, response: Response, if_match: IfMatch = None
+) -> WrittenCompletion | Response:
+    """Complete an open order: it becomes a shipment, unless one of its products is blocked."""
+    expected = await gateway.expected_version(if_match, order_id)
+    request = asking.to(CompleteOrder(id=order_id), order_id, expected)
+    if asking.asynchronous:
+        return await gateway.submit(request, order_id, f"/orders/{order_id}")
+    receipt = await gateway.perform(request, order_id, response)
+    return _written(WrittenCompletion, gateway, receipt, response)
+
+
+@router.delete(
+    "/{order_id}",
+    status_code=204,
+    response_model=None,
+    responses=answers(204, CONSISTENCY) | accepted() | problems(*_TO_OPEN_ORDER),
+)
+async def delete_order(
+    order_id: OrderId, asking: Headers, gateway: Resources, response: Response, if_match: IfMatch = None
+) -> Response | None:
+    """Delete an open order. Its number is free again; its events stay."""
+    expected = await gateway.expected_version(if_match, order_id)
+    request = asking.to(DeleteOrder(id=order_id), order_id, expected)
+    if asking.asynchronous:
+        return await gateway.submit(request, order_id, f"/orders/{order_id}")
+    await gateway.perform(request, order_id, response)
+    return None
+
+
+# --- Questions
+
+
+@router.get("", responses=answers(200, "Link", CONSISTENCY) | problems("validation-failed"))
+async def list_orders(
+    *,
+    request: Request,
+    response: Response,
+    gateway: Resources,
+    status: OrderStatus | None = None,
+    business_partner: Email | None = None,
+    order_number: OrderNumber | None = None,
+    product_id: Annotated[Id | None, Query(description="Orders with an item of this product.")] = None,
+    limit: Limit = 50,
+    after: After = None,
+    min_position: MinPosition = 0,
+) -> Page[OrderSummary]:
+    """Orders without their items, newest first. Every filter narrows the list."""
+    await gateway.settle(response, min_position, ["orders"])
+    found = await gateway.read_store.orders(
+        before=pagination.decode(after),
+        status=status,
+        business_partner=business_partner,
+        order_number=order_number,
+        product_id=product_id,
+        limit=limit + 1,
+    )
+    page, following = pagination.cut(request, response, found, limit, lambda row: pagination.encode(row.position))
+    return Page(items=[_summary(gateway, row) for row in page], next=following)
+
+
+@router.get(
+    "/{order_id}",
+    response_model=Order,
+    responses=answers(200, "ETag", CONSISTENCY)
+    | {304: {"description": "It is what `If-None-Match` says.", **answers(304, "ETag")[304]}}
+    | problems("order-not-found", "validation-failed"),
+)
+async def read_order(
+    *,
+    order_id: OrderId,
+    gateway: Resources,
+    response: Response,
+    version: Annotated[int | None, Query(ge=1, le=MAX_POSITION, description="The order as it was then.")] = None,
+    as_of: Annotated[
+        AwareDatetime | None,
+        Query(description="The order as it was at this moment.", examples=["2026-01-31T12:00:00Z"]),
+    ] = None,
+    min_position: MinPosition = 0,
+    if_none_match: IfNoneMatch = None,
+) -> Order | Response:
+    """An order with its items and its shipment: as it is, or, folded from its events, as it was."""
+    if version is not None and as_of is not None:
+        detail = "can't be asked for together with version"
+        raise ValidationFailed.because([Violation(pointer="/as_of", code="ambiguous", detail=detail)])
+    await gateway.settle(response, min_position, ["orders"])
+    found = await gateway.read_store.order(order_id)
+    if version is not None or as_of is not None:
+        # A shipment of ours has an id that derives from the order's; one of an adopted store has not.
+        shipment = found[0].shipment_id if found else None
+        found = await order_then(
+            gateway.store, order_id, shipment or shipment_id(order_id), version=version, moment=as_of
+        )
+    if found is None:
+        raise OrderNotFound
+    row, items = found
+    tag = entity_tag(row.version, row.shipment_version)
+    response.headers["ETag"] = tag
+    if is_current(if_none_match, tag):
+        return Response(status_code=304, headers=dict(response.headers))
+    return _order(gateway, row, items)
+
+
+@router.get("/{order_id}/events", responses=answers(200, "Link") | problems("order-not-found", "validation-failed"))
+async def read_order_events(
+    *,
+    request: Request,
+    order_id: OrderId,
+    gateway: Resources,
+    response: Response,
+    after: Annotated[int, Query(ge=0, le=MAX_POSITION, description="Events after this version.")] = 0,
+    limit: EventLimit = 1000,
+) -> EventPage:
+    """The order's timeline, also of a deleted one. Its shipment has a stream of its own."""
+    found = await gateway.store.read_stream(str(order_id), after=after, limit=limit + 1)
+    if not found and not await gateway.store.stream_version(str(order_id)):
+        raise OrderNotFound
+    return event_page(request, response, found, limit)
+
+
+# --- How they are shown
+
+
+def _written(kind: type[W], gateway: Gateway, receipt: Receipt, response: Response) -> W:
+    # A completed order has its shipment from the same command on, and that at its first version.
+    response.headers["ETag"] = entity_tag(receipt.version, 1 if receipt.shipment_id else None)
+    shown = receipt.model_dump(include=set(kind.model_fields))
+    return kind(**shown, **gateway.run_of(receipt.order_id))
+
+
+def _summary(gateway: Gateway, row: OrderRow) -> OrderSummary:
+    return OrderSummary(**_facts(row), shipment_id=row.shipment_id, **gateway.run_of(row.id))
+
+
+def _order(gateway: Gateway, row: OrderRow, items: Any) -> Order:
+    shipment = None
+    if row.shipment_id and row.shipment_version:
+        status = ShipmentStatus.COMPLETED if row.status == OrderStatus.SHIPPED else ShipmentStatus.OPEN
+        shipment = ShipmentOfOrder(id=row.shipment_id, status=status, version=row.shipment_version)
+    return Order(**_facts(row), items=items, shipment=shipment, **gateway.run_of(row.id))
+
+
+def _facts(row: OrderRow) -> dict[str, Any]:
+    return {
+        "id": row.id,
+        "order_number": row.order_number,
+        "business_partner": row.business_partner,
+        "status": row.status,
+        "version": row.version,
+        "created_at": row.inserted_at,
+        "updated_at": row.updated_at,
+    }

@@ -1,0 +1,68 @@
+"""Every request has an id, is counted and timed, and ends in an answer, whatever goes wrong."""
+
+import re
+import time
+from uuid import uuid4
+
+import structlog
+from prometheus_client import Counter, Histogram
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api import problems
+
+log = structlog.get_logger(__name__)
+
+REQUEST_ID = "X-Request-Id"
+_GIVEN_ID = re.compile(r"[\x21-\x7e]{1,64}")
+
+_LABELS = ("method", "route", "status")
+REQUESTS = Counter("waybill_http_requests", "Requests answered.", _LABELS)
+SECONDS = Histogram("waybill_http_request_seconds", "From the request's first line to the answer's end.", _LABELS[:2])
+
+
+class Telemetry:
+    """ASGI middleware around the routes, inside of the server's last resort, which would drop the connection."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = _request_id(scope)
+        scope.setdefault("state", {})["request_id"] = request_id
+        status = 0
+        started = time.perf_counter()
+
+        async def watched(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)[REQUEST_ID] = request_id
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watched)
+        except Exception:
+            log.exception("request.failed", request_id=request_id, method=scope["method"], path=scope["path"])
+            if status:
+                raise
+            detail = "It is our fault, and in the log under request_id"
+            fault = problems.answer("internal-error", detail, {"request_id": request_id})
+            await fault(scope, receive, watched)
+        finally:
+            _count(scope, status, time.perf_counter() - started)
+
+
+def _request_id(scope: Scope) -> str:
+    given = Headers(scope=scope).get(REQUEST_ID, "")
+    return given if _GIVEN_ID.fullmatch(given) else uuid4().hex
+
+
+def _count(scope: Scope, status: int, seconds: float) -> None:
+    # The route's template, never the path itself: there are as many paths as orders.
+    route = getattr(scope.get("route"), "path", "none")
+    REQUESTS.labels(scope["method"], route, status).inc()
+    SECONDS.labels(scope["method"], route).observe(seconds)

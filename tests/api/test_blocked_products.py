@@ -1,0 +1,71 @@
+"""The list of products that must not be sold."""
+
+from uuid import uuid4
+
+from over_http import problem, violations
+
+from api.schemas import PRODUCT_ID
+
+
+async def blocked(waybill):
+    return {product["product_id"] for product in (await waybill.get("/blocked-products")).json()["items"]}
+
+
+async def test_a_new_database_blocks_one_product(lonely):
+    [product] = (await lonely.get("/blocked-products")).json()["items"]
+    assert product["product_id"] == "55e76be0-b83e-4b3c-addd-f3d9e8835be2"
+    assert product["blocked_at"]
+
+
+async def test_a_product_is_blocked_and_sold_again(lonely):
+    path = f"/blocked-products/{PRODUCT_ID}"
+    for _ in range(2):
+        answer = await lonely.put(path)
+        assert (answer.status_code, answer.content) == (204, b"")
+        assert PRODUCT_ID in await blocked(lonely)
+    for _ in range(2):
+        answer = await lonely.delete(path)
+        assert (answer.status_code, answer.content) == (204, b"")
+        assert PRODUCT_ID not in await blocked(lonely)
+
+
+async def test_an_order_with_a_product_that_is_blocked_now_is_not_completed(story):
+    await story.waybill.post("/orders", json=story.body)
+    product = story.body["items"][0]["product_id"]
+    await story.waybill.put(f"/blocked-products/{product}")
+    try:
+        answer = await story.waybill.post(f"{story.path}/complete")
+        assert problem(answer, 409, "products-blocked")["product_ids"] == [product]
+    finally:
+        await story.waybill.delete(f"/blocked-products/{product}")
+    assert (await story.waybill.post(f"{story.path}/complete")).status_code == 200
+
+
+async def test_a_product_has_a_uuid(lonely):
+    assert violations(await lonely.put("/blocked-products/chai")) == [("/product_id", "must be a valid UUID string")]
+    assert violations(await lonely.delete("/blocked-products/chai")) == [("/product_id", "must be a valid UUID string")]
+
+
+async def test_a_repeated_block_does_not_undo_what_was_decided_since(lonely):
+    path, key = f"/blocked-products/{PRODUCT_ID}", {"Idempotency-Key": str(uuid4())}
+    assert (await lonely.put(path, headers=key)).status_code == 204
+    await lonely.delete(path)
+    assert (await lonely.put(path, headers=key)).status_code == 204
+    assert PRODUCT_ID not in await blocked(lonely)
+
+
+async def test_a_key_belongs_to_one_write(lonely):
+    key = {"Idempotency-Key": str(uuid4())}
+    await lonely.put(f"/blocked-products/{PRODUCT_ID}", headers=key)
+    problem(await lonely.put(f"/blocked-products/{uuid4()}", headers=key), 422, "idempotency-key-reused")
+    problem(await lonely.delete(f"/blocked-products/{PRODUCT_ID}", headers=key), 422, "idempotency-key-reused")
+    assert PRODUCT_ID in await blocked(lonely)
+
+
+async def test_the_key_of_an_order_blocks_no_product(story):
+    key = {"Idempotency-Key": str(uuid4())}
+    await story.waybill.post("/orders", json=story.body, headers=key)
+    product = str(uuid4())
+    answer = await story.waybill.put(f"/blocked-products/{product}", headers=key)
+    problem(answer, 422, "idempotency-key-reused")
+    assert product not in await blocked(story.waybill)

@@ -1,0 +1,239 @@
+"""One owner per projection among any number of workers, whatever happens to the owner."""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from projecting import (
+    LEASE,
+    append,
+    append_all,
+    caught_up,
+    created,
+    owner,
+    projecting,
+    rows,
+    whole_life,
+    worker_process,
+)
+from structlog.testing import capture_logs
+from support import eventually
+
+from eventstore.postgres import PostgresStore
+from eventstore.store import EventStore, RecordedEvent
+from projections.orders import ORDERS
+from projections.projection import Happened
+from projections.registry import PROJECTIONS
+
+NAMES = [projection.name for projection in PROJECTIONS]
+
+
+@pytest.fixture
+async def store(event_store_url: str) -> AsyncGenerator[PostgresStore]:
+    async with PostgresStore.open(event_store_url, pool_size=4) as store:
+        yield store
+
+
+async def owned_by(read_store_url: str, name: str) -> bool:
+    """Whether all projections are the worker's of this name."""
+    owners = [await owner(read_store_url, projection) for projection in NAMES]
+    return all(its is not None and its.startswith(f"{name}/") for its in owners)
+
+
+async def owned(read_store_url: str) -> bool:
+    return all([await owner(read_store_url, name) for name in NAMES])
+
+
+async def counts(read_store_url: str) -> tuple[int, ...]:
+    (row,) = await rows(
+        read_store_url,
+        "select (select count(*) from orders where status = 'SHIPPED'), (select count(*) from order_items), "
+        "(select count(*) from shipments where status = 'COMPLETED')",
+    )
+    return row
+
+
+async def test_of_several_workers_one_owns_a_projection_and_the_next_goes_on_when_it_stops(
+    store: EventStore, event_store_url: str, read_store_url: str
+):
+    async with projecting(store, event_store_url, read_store_url, name="first", lease=600):
+        await eventually(lambda: owned_by(read_store_url, "first"))
+        async with projecting(store, event_store_url, read_store_url, name="second", lease=600):
+            await append_all(store, whole_life(uuid4()))
+            await caught_up(store, read_store_url)
+            assert await owned_by(read_store_url, "first")
+
+            async with projecting(store, event_store_url, read_store_url, name="third", lease=600):
+                pass
+            assert await owned_by(read_store_url, "first")
+        assert await owned_by(read_store_url, "first")
+    assert [await owner(read_store_url, name) for name in NAMES] == [None, None]
+
+    # The lease was given back: nobody waits for its end.
+    async with projecting(store, event_store_url, read_store_url, name="fourth", lease=600):
+        await append_all(store, whole_life(uuid4()))
+        await caught_up(store, read_store_url)
+        assert await owned_by(read_store_url, "fourth")
+    assert await counts(read_store_url) == (2, 6, 2)
+
+
+async def test_workers_of_the_same_name_are_told_apart(store: EventStore, event_store_url: str, read_store_url: str):
+    async with projecting(store, event_store_url, read_store_url, lease=600):
+        await eventually(lambda: owned_by(read_store_url, "worker"))
+        before = await owner(read_store_url, "orders")
+        async with projecting(store, event_store_url, read_store_url, lease=600):
+            await append_all(store, whole_life(uuid4()))
+            await caught_up(store, read_store_url)
+        assert await owner(read_store_url, "orders") == before
+
+
+async def test_an_owner_that_lost_its_lease_between_reading_and_writing_writes_nothing(
+    store: PostgresStore, event_store_url: str, read_store_url: str, monkeypatch: pytest.MonkeyPatch
+):
+    order_id = uuid4()
+    await append(store, str(order_id), created(order_id))
+    robbed = asyncio.Event()
+    read_all = store.read_all
+
+    async def rob(**what: Any) -> list[RecordedEvent]:
+        await rows(
+            read_store_url,
+            "update waybill.projections set owner = 'thief', lease_until = now() + interval '1 hour' returning 1",
+        )
+        robbed.set()
+        return await read_all(**what)
+
+    monkeypatch.setattr(store, "read_all", rob)
+    with capture_logs() as logs:
+        async with projecting(store, event_store_url, read_store_url, projections=[ORDERS]):
+            await asyncio.wait_for(robbed.wait(), 10)
+            await eventually(lambda: any(entry["event"] == "projection.lost" for entry in logs))
+    assert await rows(read_store_url, "select * from orders") == []
+    assert await rows(read_store_url, "select last_seen_event_number from projection_versions") == [(0,)]
+    assert await owner(read_store_url, "orders") == "thief"
+
+
+async def test_an_owner_that_is_held_up_in_the_middle_of_a_batch_loses_it_to_another(
+    store: EventStore, event_store_url: str, read_store_url: str
+):
+    held_up, go_on = asyncio.Event(), asyncio.Event()
+
+    async def hanging(connection: Any, batch: Sequence[Happened]) -> None:
+        await ORDERS.apply(connection, batch)
+        held_up.set()
+        await go_on.wait()
+
+    await append_all(store, whole_life(uuid4()))
+    slow = [replace(ORDERS, apply=hanging)]
+    async with projecting(store, event_store_url, read_store_url, name="slow", projections=slow):
+        await asyncio.wait_for(held_up.wait(), 10)
+        began = time.monotonic()
+        async with projecting(store, event_store_url, read_store_url, name="quick", projections=[ORDERS]):
+            await caught_up(store, read_store_url, projections=[ORDERS])
+            assert time.monotonic() - began < 2 * LEASE + 1
+
+            with capture_logs() as logs:
+                go_on.set()
+                await eventually(lambda: any(entry["event"] == "projection.interrupted" for entry in logs))
+            await append_all(store, whole_life(uuid4()))
+            await caught_up(store, read_store_url, projections=[ORDERS])
+            assert (await owner(read_store_url, "orders") or "").startswith("quick/")
+    assert (await counts(read_store_url))[:2] == (2, 6)
+
+
+async def test_a_look_at_the_events_that_takes_longer_than_the_lease_does_not_cost_it(
+    store: PostgresStore, event_store_url: str, read_store_url: str, monkeypatch: pytest.MonkeyPatch
+):
+    read_all = store.read_all
+    looking, found = asyncio.Event(), asyncio.Event()
+
+    async def look_for_long(**what: Any) -> list[RecordedEvent]:
+        looking.set()
+        await found.wait()
+        return await read_all(**what)
+
+    async def lease_until() -> datetime:
+        (row,) = await rows(read_store_url, "select lease_until from waybill.projections")
+        return row[0]
+
+    await append_all(store, whole_life(uuid4()))
+    monkeypatch.setattr(store, "read_all", look_for_long)
+    async with (
+        projecting(store, event_store_url, read_store_url, name="first", projections=[ORDERS]),
+        projecting(store, event_store_url, read_store_url, name="second", projections=[ORDERS]),
+    ):
+        await asyncio.wait_for(looking.wait(), 10)
+        its_owner, until = await owner(read_store_url, "orders"), await lease_until()
+
+        async def renewed_beyond_its_end() -> bool:
+            return await lease_until() > until + timedelta(seconds=LEASE)
+
+        await eventually(renewed_beyond_its_end)
+        assert await owner(read_store_url, "orders") == its_owner
+        found.set()
+        await caught_up(store, read_store_url, projections=[ORDERS])
+        assert await owner(read_store_url, "orders") == its_owner
+
+
+async def test_another_process_goes_on_within_two_seconds_when_the_owner_is_killed(
+    store: EventStore, event_store_url: str, read_store_url: str
+):
+    urls = (event_store_url, read_store_url)
+    with worker_process(*urls, "first", lease=1.5) as first, worker_process(*urls, "second", lease=1.5) as second:
+        await eventually(lambda: owned(read_store_url), within=20)
+        orders = await owner(read_store_url, "orders") or ""
+        victim, heir = (first, "second") if orders.startswith("first/") else (second, "first")
+        await append_all(store, whole_life(uuid4()))
+        await caught_up(store, read_store_url)
+
+        victim.kill()
+        killed = time.monotonic()
+        await eventually(lambda: owned_by(read_store_url, heir))
+        assert time.monotonic() - killed < 2
+
+        await append_all(store, whole_life(uuid4()))
+        await caught_up(store, read_store_url)
+    assert await counts(read_store_url) == (2, 6, 2)
+
+
+async def test_an_owner_that_was_stopped_for_longer_than_its_lease_and_comes_back_writes_nothing(
+    store: EventStore, event_store_url: str, read_store_url: str
+):
+    urls = (event_store_url, read_store_url)
+    with ExitStack() as stack:
+        paused = stack.enter_context(worker_process(*urls, "paused", lease=LEASE))
+        await eventually(lambda: owned_by(read_store_url, "paused"), within=20)
+        await append_all(store, whole_life(uuid4()))
+        await caught_up(store, read_store_url)
+
+        # While events are on their way, so that it is stopped wherever it is.
+        writing = asyncio.create_task(append_lives(store, 20))
+        os.kill(paused.pid, signal.SIGSTOP)
+        async with projecting(store, event_store_url, read_store_url, name="heir"):
+            await eventually(lambda: owned_by(read_store_url, "heir"))
+            await writing
+            await caught_up(store, read_store_url)
+
+            os.kill(paused.pid, signal.SIGCONT)
+            await append_lives(store, 20)
+            await caught_up(store, read_store_url)
+            assert await owned_by(read_store_url, "heir")
+            assert paused.poll() is None
+        # It lives, and takes its turn.
+        await eventually(lambda: owned_by(read_store_url, "paused"))
+        await append_lives(store, 1)
+        await caught_up(store, read_store_url)
+    assert await counts(read_store_url) == (42, 42 * 3, 42)
+
+
+async def append_lives(store: EventStore, orders: int) -> None:
+    for _ in range(orders):
+        await append_all(store, whole_life(uuid4()))
