@@ -47,7 +47,7 @@ bench: install ## the benchmarks; prints a table, writes benchmarks/results/
 	@exec $(BIN)/python -m benchmarks $(ARGS)
 
 histories: install ## record the workflow histories that the replay test holds the code to
-	@exec $(BIN)/python -m tests.replay.record $(ARGS)
+	@exec env PYTHONPATH=tests $(BIN)/python -m replay.record $(ARGS)
 
 lock: install ## pin the newest allowed versions, with hashes
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --upgrade \

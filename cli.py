@@ -18,7 +18,9 @@ class _Elsewhere(NamedTuple):
     summary: str
 
 
-_ELSEWHERE: Mapping[str, _Elsewhere] = {}
+_ELSEWHERE: Mapping[str, _Elsewhere] = {
+    "history": _Elsewhere("histories", "history", "Export the histories of runs, replay them with this code."),
+}
 
 
 class _Waybill(click.Group):
@@ -105,19 +107,24 @@ def dev(
     again when they die. Ctrl-C stops them; the data stays. Port 0 is any free one: when all is ready,
     DATA_DIR/dev.json has the addresses.
     """
+    from settings import load
+
+    settings = load()
     from dev.stack import Options, run
 
     options = Options(data_dir, fresh, api_port, temporal_port, temporal_ui_port, workers=workers, tuned=not untuned)
-    asyncio.run(run(options))
+    asyncio.run(run(options, settings))
 
 
 @main.command(epilog=_reads("WAYBILL_API_HOST, WAYBILL_API_PORT                where to listen", _DATABASES, _TEMPORAL))
 def api() -> None:
     """Serve the HTTP gateway."""
-    from api.app import serve
     from settings import load
 
-    serve(load())
+    settings = load()
+    from api.app import serve
+
+    serve(settings)
 
 
 @main.command(
@@ -134,9 +141,11 @@ def worker() -> None:
     Start as many as you like, on as many hosts as you like. TERM lets the steps that run finish.
     """
     from settings import load
+
+    settings = load()
     from worker import main as run
 
-    run(load())
+    run(settings)
 
 
 @main.command(epilog=_reads(_DATABASES))
@@ -145,11 +154,12 @@ def migrate() -> None:
 
     The databases must exist. Run it as often as you like, also twice at once.
     """
-    from eventstore.migrate import migrate as migrate_event_store
-    from projections.migrate import migrate as migrate_read_store
     from settings import load
 
     settings = load()
+    from eventstore.migrate import migrate as migrate_event_store
+    from projections.migrate import migrate as migrate_read_store
+
     _migrate("event store", settings.event_store_url, migrate_event_store)
     _migrate("read store", settings.read_store_url, migrate_read_store)
 
@@ -171,18 +181,19 @@ def _migrate(store: str, url: str, migrate: Callable[[str], Awaitable[list[str]]
 
 def _can_be_mended(error: Exception) -> bool:
     """Whether it is about settings, servers or files and not about our code."""
+    from dev.errors import DevError
+    from settings import SettingsError
+
+    if isinstance(error, SettingsError | DevError | OSError):
+        return True
     import asyncpg
     import httpx2
     from temporalio.service import RPCError
 
-    from dev.errors import DevError
-    from settings import SettingsError
-
-    expected = (
-        SettingsError, DevError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError, httpx2.TransportError, RPCError
-    )  # fmt: skip
+    if isinstance(error, asyncpg.PostgresError | asyncpg.InterfaceError | httpx2.TransportError | RPCError):
+        return True
     # Temporal's client has no class of its own for a server that can't be reached.
-    return isinstance(error, expected) or str(error).startswith("Failed client connect")
+    return isinstance(error, RuntimeError) and str(error).startswith("Failed client connect")
 
 
 def _one_line(error: Exception) -> str:

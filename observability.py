@@ -43,4 +43,4 @@ def configure_logging(level: str, log_format: Literal["json", "console"]) -> Non
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
     # Their info is our debug.
     for noisy in ("httpx2", "httpcore2", "temporalio.activity", "asyncio"):
-        logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.getLevelName(level.upper())))
+        logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.getLevelNamesMapping()[level.upper()]))

@@ -98,9 +98,9 @@ class Settings(BaseSettings):
         return timedelta(seconds=self.order_idle_timeout)
 
 
-def load(environment: Mapping[str, str] | None = None) -> Settings:
+def load() -> Settings:
     """The settings of this process. Raises SettingsError for an unknown name or a wrong value."""
-    _refuse_unknown(os.environ if environment is None else environment)
+    _refuse_unknown(os.environ)
     try:
         return Settings()
     except ValidationError as invalid:

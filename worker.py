@@ -18,9 +18,8 @@ import settings as configuration
 from activities import all_activities
 from eventstore.postgres import PostgresStore
 from observability import configure_logging
-from projections.orders import ORDERS
+from projections.registry import PROJECTIONS
 from projections.runner import run as run_projections
-from projections.shipments import SHIPMENTS
 from settings import Settings
 from workflows.worker import order_worker
 
@@ -72,7 +71,7 @@ async def running(settings: Settings) -> AsyncGenerator[None]:
 async def _projecting(settings: Settings, store: PostgresStore) -> AsyncGenerator[None]:
     task = asyncio.create_task(
         run_projections(
-            [ORDERS, SHIPMENTS],
+            PROJECTIONS,
             store=store,
             event_store_url=settings.event_store_url,
             read_store_url=settings.read_store_url,

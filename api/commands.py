@@ -10,6 +10,7 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
+from weakref import WeakValueDictionary
 
 import structlog
 from temporalio.client import (
@@ -49,6 +50,8 @@ UPDATES: Mapping[str, Any] = {
 
 _ATTEMPTS = 5
 _PAUSE_SECONDS = 0.05
+# The server takes ten updates of a run at a time; at one more it drops what the run is working on, to begin again.
+_AT_ONCE = 8
 # A refusal that comes at once is told at once, even to a caller who doesn't wait.
 _PROMPT_SECONDS = 0.05
 # A worker that dies in the middle of a local activity is missed after this time, and another takes over.
@@ -80,6 +83,7 @@ class Commands:
         self._temporal = temporal
         self._store = store
         self._settings = settings
+        self._gates: WeakValueDictionary[UUID, asyncio.Semaphore] = WeakValueDictionary()
 
     async def perform(self, request: CommandRequest, order_id: UUID) -> Receipt:
         """Send the command and wait for its receipt.
@@ -102,7 +106,8 @@ class Commands:
     async def _bounded(self, request: CommandRequest, order_id: UUID, *, wait: bool) -> Any:
         try:
             async with asyncio.timeout(self._settings.request_timeout):
-                return await self._until_through(request, order_id, wait=wait)
+                async with self._gate(order_id):
+                    return await self._until_through(request, order_id, wait=wait)
         except (TimeoutError, WorkflowUpdateRPCTimeoutOrCancelledError):
             raise Unavailable(_WHO_KNOWS) from None
         except RPCError as error:
@@ -118,6 +123,13 @@ class Commands:
                 log.warning("temporal.unreachable", command=request.command)
                 raise Unavailable("Temporal can't be reached: nothing was done") from None
             raise
+
+    def _gate(self, order_id: UUID) -> asyncio.Semaphore:
+        """Lets a few commands of one order through at a time."""
+        gate = self._gates.get(order_id)
+        if gate is None:
+            gate = self._gates[order_id] = asyncio.Semaphore(_AT_ONCE)
+        return gate
 
     async def _until_through(self, request: CommandRequest, order_id: UUID, *, wait: bool) -> Any:
         for attempt in range(_ATTEMPTS):
@@ -154,11 +166,10 @@ class Commands:
             return await self._temporal.start_update_with_start_workflow(  # pyright: ignore[reportUnknownMemberType] - likewise
                 update, request, id=update_id, wait_for_stage=stage, start_workflow_operation=start
             )
-        except RPCError:
-            # The operation has the error, too; asyncio complains about one that nobody looks at.
-            with suppress(RPCError, TimeoutError):
-                async with asyncio.timeout(0):
-                    await start.workflow_handle()
+        except (RPCError, WorkflowUpdateRPCTimeoutOrCancelledError):
+            # The operation has the error, too; asyncio complains about one that nobody has looked at.
+            with suppress(RPCError, asyncio.CancelledError):
+                await start.workflow_handle()
             raise
 
     def _start(

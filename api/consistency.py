@@ -38,6 +38,7 @@ class Consistency:
         self._known: dict[str, int] = {}
         self._waiters: set[_Waiter] = set()
         self._polling: asyncio.Task[None] | None = None
+        self._missing = False
 
     async def reached(self, position: int, *, projections: Collection[str] = PROJECTIONS, within: float) -> bool:
         """Whether all of `projections` have come to `position`, at the latest after `within` seconds."""
@@ -85,8 +86,11 @@ class Consistency:
         try:
             positions = await self._ask()
         except UNAVAILABLE as error:
-            log.warning("positions.unavailable", error=type(error).__name__)
+            if not self._missing:
+                log.warning("positions.unavailable", error=type(error).__name__)
+            self._missing = True
             return
+        self._missing = False
         for name, position in positions.items():
             self._learn(name, position)
         self._wake()

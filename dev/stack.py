@@ -21,7 +21,7 @@ import projections.migrate
 from dev import console, data_directory, ports, postgres, temporal
 from dev.record import Pids, Record
 from dev.supervisor import Command, Supervisor
-from settings import load
+from settings import Settings
 
 _EVENT_STORE = "event_store"
 _READ_STORE = "read_store"
@@ -40,12 +40,12 @@ class Options:
     tuned: bool = True
 
 
-async def run(options: Options) -> None:
+async def run(options: Options, settings: Settings) -> None:
     """Run the stack until a signal says stop; then stop it in order. Raises DevError if it can't start."""
     started = time.monotonic()
     stop = _stop_signal()
     with data_directory.claimed(options.data_dir, fresh=options.fresh) as directory:
-        stack = await asyncio.to_thread(_plan, options, directory)
+        stack = await asyncio.to_thread(_plan, options, settings.task_queue, directory)
         try:
             await _run(stack, directory, stop, started)
         finally:
@@ -53,7 +53,11 @@ async def run(options: Options) -> None:
 
 
 async def _run(stack: "_Stack", directory: Path, stop: asyncio.Event, started: float) -> None:
-    async with Supervisor(console.say, restarted=lambda: stack.record(supervisor).write(directory)) as supervisor:
+    def restarted() -> None:
+        if Record.read(directory) is not None:
+            stack.record(supervisor).write(directory)
+
+    async with Supervisor(console.say, restarted) as supervisor:
         boot = asyncio.create_task(stack.boot(supervisor))
         stopped = asyncio.create_task(stop.wait())
         try:
@@ -159,9 +163,8 @@ class _Stack:
         }
 
 
-def _plan(options: Options, directory: Path) -> _Stack:
+def _plan(options: Options, task_queue: str, directory: Path) -> _Stack:
     """Everything that may be found wrong before the first child starts."""
-    settings = load()
     api_port, temporal_port, ui_port = ports.settle(
         {
             "--api-port": options.api_port,
@@ -179,7 +182,7 @@ def _plan(options: Options, directory: Path) -> _Stack:
         postgres=postgres_server,
         temporal=temporal_server,
         api_port=api_port,
-        task_queue=settings.task_queue,
+        task_queue=task_queue,
         workers=("worker",) if options.workers == 1 else tuple(f"worker-{n + 1}" for n in range(options.workers)),
     )
 

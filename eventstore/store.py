@@ -5,7 +5,7 @@ one contract suite holds both to it.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, Protocol
 from uuid import UUID
@@ -229,11 +229,3 @@ class EventStore(Protocol):
     async def unblock_product(self, product_id: UUID) -> bool:
         """Says whether it was blocked."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Bounds of one append, so that one caller can't stall the others."""
-
-    max_events: int = 20_000
-    max_event_bytes: int = field(default=16 * 1024 * 1024)

@@ -4,13 +4,11 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack
 
 import pytest
-from databases import Databases, PrivateServer, private_server, session_server
 from temporalio.client import Client
-from temporalio.common import SearchAttributeKey
-from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.testing import WorkflowEnvironment
 
-from dev import temporal as temporal_server
+from databases import Databases, PrivateServer, private_server, session_server
+from temporal_servers import temporal_server
 
 
 @pytest.fixture(scope="session")
@@ -56,12 +54,7 @@ async def private_postgres() -> AsyncGenerator[PrivateServer]:
 
 @pytest.fixture(scope="session")
 async def temporal_environment() -> AsyncGenerator[WorkflowEnvironment]:
-    async with await WorkflowEnvironment.start_local(
-        data_converter=pydantic_data_converter,
-        search_attributes=[SearchAttributeKey.for_keyword(name) for name in temporal_server.SEARCH_ATTRIBUTES],
-        dev_server_existing_path=temporal_server.binary(),
-        dev_server_extra_args=temporal_server.TUNING,
-    ) as environment:
+    async with temporal_server() as environment:
         yield environment
 
 

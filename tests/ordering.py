@@ -3,6 +3,7 @@
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -31,6 +32,8 @@ class Orders:
     store: EventStore
     task_queue: str
     start: Callable[[UUID], OrderStart] = field(default=lambda order_id: OrderStart(order_id=order_id))
+    task_timeout: timedelta = timedelta(seconds=5)
+    """After this time a worker that has died in the middle of a command is missed."""
 
     async def send(self, update: str, request: CommandRequest, order_id: UUID) -> Receipt:
         start = WithStartWorkflowOperation(
@@ -39,10 +42,14 @@ class Orders:
             id=workflow_id(order_id),
             task_queue=self.task_queue,
             id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+            task_timeout=self.task_timeout,
         )
+        # Each sending is an update of its own: to one that it knows Temporal gives the old answer, even if the
+        # run is over, and even if that was "unavailable". The command's id makes the command one.
+        update_id = f"{request.command_id}-{uuid4()}"
         try:
             return await self.client.execute_update_with_start_workflow(
-                update, request, start_workflow_operation=start, id=str(request.command_id), result_type=Receipt
+                update, request, start_workflow_operation=start, id=update_id, result_type=Receipt
             )
         except WorkflowUpdateFailedError as failed:
             raise _refusal(failed.cause) from failed

@@ -12,7 +12,6 @@ from typing import Any
 from uuid import UUID, uuid4, uuid5
 
 import asyncpg
-from support import eventually
 
 from domain.aggregates import Event
 from domain.ids import shipment_id
@@ -25,12 +24,13 @@ from eventstore.store import Append, Appended, EventStore, NewEvent
 from projections.projection import Projection
 from projections.registry import PROJECTIONS
 from projections.runner import run
+from support import eventually
 
 READ_MODELS = ("orders", "order_items", "shipments")
 PRODUCT = UUID("55e76be0-b83e-4b3c-addd-f3d9e8835be2")
 
 # Short, so that a takeover doesn't take long; long enough for a busy machine to renew it in time.
-LEASE, POLL = 0.6, 0.1
+LEASE, POLL = 1.0, 0.1
 
 
 def created(order_id: UUID, items: int = 1, number: str = "A-1") -> OrderCreated:

@@ -1,48 +1,46 @@
 """The gateway under test: the app itself, in this process, on real stores, with a real Temporal and a real worker."""
 
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack
 from uuid import uuid4
 
 import httpx2
 import pytest
-from databases import Databases
-from over_http import Story, gateway
-from temporalio.client import Client
 from temporalio.testing import WorkflowEnvironment
 
 import eventstore.migrate
 import projections.migrate
+from databases import Databases
 from eventstore.postgres import PostgresStore
+from over_http import Story, gateway
 from settings import Settings
 from worker import running
 
 
-@pytest.fixture
-def at_temporal(temporal: Client) -> Generator[None]:
-    """The environment that leads to the session's Temporal server."""
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("TEMPORAL_ADDRESS", temporal.service_client.config.target_host)
-        environment.setenv("TEMPORAL_NAMESPACE", temporal.namespace)
-        yield
+@pytest.fixture(scope="session")
+async def lonely_settings(databases: Databases) -> AsyncGenerator[Settings]:
+    """Stores that no worker knows of, and a task queue that nobody works on."""
+    async with (
+        databases.empty(eventstore.migrate.migrate) as event_store_url,
+        databases.empty(projections.migrate.migrate) as read_store_url,
+    ):
+        yield Settings(
+            event_store_url=event_store_url,
+            read_store_url=read_store_url,
+            task_queue=f"nobody-{uuid4()}",
+            consistency_timeout=0.2,
+            request_timeout=2,
+        )
 
 
-@pytest.fixture
-def settings(event_store_url: str, read_store_url: str) -> Settings:
-    """Empty stores of this test's own, and a task queue that nobody works on."""
-    return Settings(
-        event_store_url=event_store_url,
-        read_store_url=read_store_url,
-        pool_size=2,
-        task_queue=f"nobody-{uuid4()}",
-        consistency_timeout=0.2,
-    )
-
-
-@pytest.fixture
-async def lonely(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[httpx2.AsyncClient]:
-    """A gateway on empty stores, without a Temporal server."""
-    monkeypatch.setenv("TEMPORAL_ADDRESS", "127.0.0.1:1")
-    async with gateway(settings) as client:
+@pytest.fixture(scope="session")
+async def lonely(lonely_settings: Settings) -> AsyncGenerator[httpx2.AsyncClient]:
+    """A gateway without a Temporal server, on read models that are filled by hand."""
+    async with AsyncExitStack() as stack:
+        # Only while it starts: others read the environment, too.
+        with pytest.MonkeyPatch.context() as environment:
+            environment.setenv("TEMPORAL_ADDRESS", "127.0.0.1:1")
+            client = await stack.enter_async_context(gateway(lonely_settings))
         yield client
 
 

@@ -2,13 +2,18 @@
 
 from uuid import uuid4
 
-from over_http import problem, violations
+import pytest
 
-from api.schemas import PRODUCT_ID
+from over_http import problem, violations
 
 
 async def blocked(waybill):
     return {product["product_id"] for product in (await waybill.get("/blocked-products")).json()["items"]}
+
+
+@pytest.fixture
+def product():
+    return str(uuid4())
 
 
 async def test_a_new_database_blocks_one_product(lonely):
@@ -17,16 +22,16 @@ async def test_a_new_database_blocks_one_product(lonely):
     assert product["blocked_at"]
 
 
-async def test_a_product_is_blocked_and_sold_again(lonely):
-    path = f"/blocked-products/{PRODUCT_ID}"
+async def test_a_product_is_blocked_and_sold_again(waybill, product):
+    path = f"/blocked-products/{product}"
     for _ in range(2):
-        answer = await lonely.put(path)
+        answer = await waybill.put(path)
         assert (answer.status_code, answer.content) == (204, b"")
-        assert PRODUCT_ID in await blocked(lonely)
+        assert product in await blocked(waybill)
     for _ in range(2):
-        answer = await lonely.delete(path)
+        answer = await waybill.delete(path)
         assert (answer.status_code, answer.content) == (204, b"")
-        assert PRODUCT_ID not in await blocked(lonely)
+        assert product not in await blocked(waybill)
 
 
 async def test_an_order_with_a_product_that_is_blocked_now_is_not_completed(story):
@@ -41,25 +46,27 @@ async def test_an_order_with_a_product_that_is_blocked_now_is_not_completed(stor
     assert (await story.waybill.post(f"{story.path}/complete")).status_code == 200
 
 
-async def test_a_product_has_a_uuid(lonely):
-    assert violations(await lonely.put("/blocked-products/chai")) == [("/product_id", "must be a valid UUID string")]
-    assert violations(await lonely.delete("/blocked-products/chai")) == [("/product_id", "must be a valid UUID string")]
+async def test_a_product_has_a_uuid(waybill):
+    assert violations(await waybill.put("/blocked-products/chai")) == [("/product_id", "must be a valid UUID string")]
+    assert violations(await waybill.delete("/blocked-products/chai")) == [
+        ("/product_id", "must be a valid UUID string")
+    ]
 
 
-async def test_a_repeated_block_does_not_undo_what_was_decided_since(lonely):
-    path, key = f"/blocked-products/{PRODUCT_ID}", {"Idempotency-Key": str(uuid4())}
-    assert (await lonely.put(path, headers=key)).status_code == 204
-    await lonely.delete(path)
-    assert (await lonely.put(path, headers=key)).status_code == 204
-    assert PRODUCT_ID not in await blocked(lonely)
+async def test_a_repeated_block_does_not_undo_what_was_decided_since(waybill, product):
+    path, key = f"/blocked-products/{product}", {"Idempotency-Key": str(uuid4())}
+    assert (await waybill.put(path, headers=key)).status_code == 204
+    await waybill.delete(path)
+    assert (await waybill.put(path, headers=key)).status_code == 204
+    assert product not in await blocked(waybill)
 
 
-async def test_a_key_belongs_to_one_write(lonely):
+async def test_a_key_belongs_to_one_write(waybill, product):
     key = {"Idempotency-Key": str(uuid4())}
-    await lonely.put(f"/blocked-products/{PRODUCT_ID}", headers=key)
-    problem(await lonely.put(f"/blocked-products/{uuid4()}", headers=key), 422, "idempotency-key-reused")
-    problem(await lonely.delete(f"/blocked-products/{PRODUCT_ID}", headers=key), 422, "idempotency-key-reused")
-    assert PRODUCT_ID in await blocked(lonely)
+    await waybill.put(f"/blocked-products/{product}", headers=key)
+    problem(await waybill.put(f"/blocked-products/{uuid4()}", headers=key), 422, "idempotency-key-reused")
+    problem(await waybill.delete(f"/blocked-products/{product}", headers=key), 422, "idempotency-key-reused")
+    assert product in await blocked(waybill)
 
 
 async def test_the_key_of_an_order_blocks_no_product(story):

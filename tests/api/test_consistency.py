@@ -6,11 +6,11 @@ from collections.abc import AsyncGenerator
 import asyncpg
 import httpx2
 import pytest
-from over_http import gateway
-from support import eventually
 
 from api.consistency import Consistency
+from over_http import gateway
 from settings import Settings
+from support import eventually
 
 
 class ReadModels:
@@ -121,27 +121,28 @@ async def move_to(read_store_url: str, position: int) -> None:
     await connection.close()
 
 
-async def test_a_reader_waits_for_the_position_that_it_names(lonely: httpx2.AsyncClient, settings: Settings):
-    await move_to(settings.read_store_url, 7)
+async def test_a_reader_waits_for_the_position_that_it_names(lonely: httpx2.AsyncClient, lonely_settings: Settings):
+    await move_to(lonely_settings.read_store_url, 7)
     for path in ("/orders", "/shipments"):
         seen = await lonely.get(f"{path}?min_position=7")
         assert seen.status_code == 200
         assert "waybill-consistency" not in seen.headers
 
 
-async def test_a_reader_who_has_waited_in_vain_is_told(lonely: httpx2.AsyncClient, settings: Settings):
-    await move_to(settings.read_store_url, 7)
+async def test_a_reader_who_has_waited_in_vain_is_told(lonely: httpx2.AsyncClient, lonely_settings: Settings):
+    await move_to(lonely_settings.read_store_url, 7)
     for path in ("/orders", "/shipments"):
         behind = await lonely.get(f"{path}?min_position=8")
         assert (behind.status_code, behind.headers["waybill-consistency"]) == (200, "eventual")
 
 
-async def test_an_answer_that_could_not_wait_says_so(story, waybill_settings):
-    hasty = waybill_settings.model_copy(update={"consistency_timeout": 0})
-    async with gateway(hasty) as client:
+async def test_an_answer_that_has_waited_in_vain_says_so(story, waybill_settings, lonely_settings):
+    await move_to(lonely_settings.read_store_url, 0)
+    without_projections = {"read_store_url": lonely_settings.read_store_url, "consistency_timeout": 0.05}
+    async with gateway(waybill_settings.model_copy(update=without_projections)) as client:
         answer = await client.post("/orders", json=story.body)
         assert (answer.status_code, answer.headers["waybill-consistency"]) == (201, "eventual")
-        path, position = answer.headers["location"], answer.json()["position"]
+    path, position = answer.headers["location"], answer.json()["position"]
     assert (await story.waybill.get(f"{path}?min_position={position}")).json()["version"] == 1
 
 

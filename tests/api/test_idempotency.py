@@ -4,9 +4,9 @@ import asyncio
 from uuid import UUID, uuid4
 
 import pytest
-from over_http import problem, violations
 
 from domain.order import OrderCompleted, OrderDeleted
+from over_http import problem, violations
 
 
 @pytest.fixture

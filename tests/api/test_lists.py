@@ -7,19 +7,21 @@ from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
-from over_http import problem
 
 from api.pagination import decode, encode
 from domain.refusals import ValidationFailed
+from over_http import problem
+from settings import Settings
 
 CHAI, CHANG = uuid4(), uuid4()
 AT = datetime(2026, 1, 31, 12, tzinfo=UTC)
 
 
 @pytest.fixture
-async def rows(read_store_url: str):
-    """The read store, to be filled by hand."""
-    connection = await asyncpg.connect(read_store_url)
+async def rows(lonely_settings: Settings):
+    """The read store, empty, to be filled by hand."""
+    connection = await asyncpg.connect(lonely_settings.read_store_url)
+    await connection.execute("truncate orders, order_items, shipments")
     yield connection
     await connection.close()
 
@@ -87,7 +89,7 @@ async def test_a_page_has_fifty_orders_unless_it_is_asked_otherwise(lonely, rows
     assert len((await lonely.get("/orders")).json()["items"]) == 50
 
 
-async def test_an_empty_list_has_one_page(lonely):
+async def test_an_empty_list_has_one_page(lonely, rows):
     answer = await lonely.get("/orders")
     assert answer.json() == {"items": [], "next": None}
     assert "link" not in answer.headers

@@ -4,6 +4,7 @@ import json
 from uuid import uuid4
 
 import pytest
+
 from over_http import problem, violations
 
 UUID_RULE = "must be a valid UUID string"

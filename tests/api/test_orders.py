@@ -3,12 +3,11 @@
 from decimal import Decimal
 from uuid import UUID, uuid4
 
-from over_http import problem
-
 from api.schemas import PRODUCT_ID
 from domain.ids import shipment_id
 from domain.order import OrderCompleted, OrderDeleted, OrderItemAdded
 from domain.shipment import ShipmentCreated
+from over_http import problem
 
 BLOCKED = UUID("55e76be0-b83e-4b3c-addd-f3d9e8835be2")
 

@@ -1,11 +1,11 @@
 """If-Match and If-None-Match: what a caller has seen decides what is done, or sent."""
 
 import pytest
-from over_http import problem
 
 from api.preconditions import entity_tag, expected_versions, is_current
 from api.problems import MalformedRequest
 from domain.order import OrderCompleted, OrderItemAdded
+from over_http import problem
 
 
 def test_a_tag_has_the_version_and_that_of_the_shipment():

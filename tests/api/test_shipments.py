@@ -3,11 +3,11 @@
 from uuid import uuid4
 
 import pytest
-from over_http import problem
 
 from domain.ids import shipment_id
 from domain.order import OrderCompleted
 from domain.shipment import ShipmentCompleted, ShipmentCreated
+from over_http import problem
 
 
 @pytest.fixture

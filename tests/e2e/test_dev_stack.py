@@ -17,10 +17,10 @@ import asyncpg
 import httpx2
 import psutil
 import pytest
-from support import eventually
 
 from dev.record import Record
 from dev.throwaway import ANY_PORTS, DevProcess, temporary_directory
+from support import eventually
 
 GIB = 1 << 30
 

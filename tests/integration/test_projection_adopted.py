@@ -8,10 +8,10 @@ from pathlib import Path
 
 import asyncpg
 import pytest
-from projecting import caught_up, projecting, rows
 from structlog.testing import capture_logs
 
 from eventstore.postgres import PostgresStore
+from projecting import caught_up, projecting, rows
 
 ADOPTED = Path(__file__).parents[3] / "shared" / "data" / "elixir-event-store"
 

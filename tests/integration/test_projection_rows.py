@@ -10,9 +10,8 @@ from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
-from databases import Databases
-from projecting import added, append, append_all, created, random_chaos, random_lives, tables, whole_life
 
+from databases import Databases
 from domain import ids, order, shipment
 from domain.aggregates import ORDER, SHIPMENT, Event
 from domain.order import OrderCompleted, OrderCreated, OrderDeleted
@@ -20,6 +19,7 @@ from domain.shipment import ShipmentCompleted, ShipmentCreated
 from eventstore.codec import decode
 from eventstore.memory import MemoryStore
 from eventstore.store import RecordedEvent
+from projecting import added, append, append_all, created, random_chaos, random_lives, tables, whole_life
 from projections.migrate import migrate
 from projections.registry import PROJECTIONS
 

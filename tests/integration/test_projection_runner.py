@@ -9,19 +9,19 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
-from databases import Databases, PrivateServer
-from projecting import append, append_all, append_raw, caught_up, created, projecting, rows, whole_life
 from structlog.testing import capture_logs
-from support import eventually
 
+from databases import Databases, PrivateServer
 from eventstore.listener import listening
 from eventstore.migrate import migrate as migrate_event_store
 from eventstore.postgres import PostgresStore
 from eventstore.store import EventStore, RecordedEvent
+from projecting import append, append_all, append_raw, caught_up, created, projecting, rows, whole_life
 from projections.migrate import migrate as migrate_read_store
 from projections.orders import ORDERS
 from projections.projection import Happened
 from projections.runner import PROJECTIONS_CHANNEL, UNDECODABLE
+from support import eventually
 
 Logs = list[Any]
 

@@ -12,6 +12,10 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from structlog.testing import capture_logs
+
+from eventstore.postgres import PostgresStore
+from eventstore.store import EventStore, RecordedEvent
 from projecting import (
     LEASE,
     append,
@@ -24,14 +28,10 @@ from projecting import (
     whole_life,
     worker_process,
 )
-from structlog.testing import capture_logs
-from support import eventually
-
-from eventstore.postgres import PostgresStore
-from eventstore.store import EventStore, RecordedEvent
 from projections.orders import ORDERS
 from projections.projection import Happened
 from projections.registry import PROJECTIONS
+from support import eventually
 
 NAMES = [projection.name for projection in PROJECTIONS]
 
@@ -86,39 +86,47 @@ async def test_of_several_workers_one_owns_a_projection_and_the_next_goes_on_whe
 
 
 async def test_workers_of_the_same_name_are_told_apart(store: EventStore, event_store_url: str, read_store_url: str):
-    async with projecting(store, event_store_url, read_store_url, lease=600):
-        await eventually(lambda: owned_by(read_store_url, "worker"))
-        before = await owner(read_store_url, "orders")
-        async with projecting(store, event_store_url, read_store_url, lease=600):
+    with capture_logs() as logs:
+        async with (
+            projecting(store, event_store_url, read_store_url, lease=600),
+            projecting(store, event_store_url, read_store_url, lease=600),
+        ):
             await append_all(store, whole_life(uuid4()))
             await caught_up(store, read_store_url)
-        assert await owner(read_store_url, "orders") == before
+            acquired = [entry["projection"] for entry in logs if entry["event"] == "projection.acquired"]
+            assert sorted(acquired) == NAMES
 
 
-async def test_an_owner_that_lost_its_lease_between_reading_and_writing_writes_nothing(
-    store: PostgresStore, event_store_url: str, read_store_url: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("theft", "checkpoint"),
+    [
+        ("update waybill.projections set owner = 'thief', lease_until = now() + interval '1 hour' returning 1", 0),
+        ("update projection_versions set last_seen_event_number = 1 returning 1", 1),
+    ],
+    ids=["lease", "checkpoint"],
+)
+async def test_an_owner_that_lost_its_place_between_reading_and_writing_writes_nothing(
+    store: PostgresStore,
+    event_store_url: str,
+    read_store_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    theft: str,
+    checkpoint: int,
 ):
-    order_id = uuid4()
-    await append(store, str(order_id), created(order_id))
-    robbed = asyncio.Event()
+    await append(store, str(uuid4()), created(uuid4()))
     read_all = store.read_all
 
     async def rob(**what: Any) -> list[RecordedEvent]:
-        await rows(
-            read_store_url,
-            "update waybill.projections set owner = 'thief', lease_until = now() + interval '1 hour' returning 1",
-        )
-        robbed.set()
-        return await read_all(**what)
+        page = await read_all(**what)
+        await rows(read_store_url, theft)
+        return page
 
     monkeypatch.setattr(store, "read_all", rob)
     with capture_logs() as logs:
         async with projecting(store, event_store_url, read_store_url, projections=[ORDERS]):
-            await asyncio.wait_for(robbed.wait(), 10)
             await eventually(lambda: any(entry["event"] == "projection.lost" for entry in logs))
     assert await rows(read_store_url, "select * from orders") == []
-    assert await rows(read_store_url, "select last_seen_event_number from projection_versions") == [(0,)]
-    assert await owner(read_store_url, "orders") == "thief"
+    assert await rows(read_store_url, "select last_seen_event_number from projection_versions") == [(checkpoint,)]
 
 
 async def test_an_owner_that_is_held_up_in_the_middle_of_a_batch_loses_it_to_another(

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import eventually
 
 from dev.supervisor import ChildFailedError, Command, Supervisor
+from support import eventually
 
 Lines = list[tuple[str, str]]
 

@@ -3,10 +3,10 @@
 from collections.abc import AsyncGenerator
 
 import pytest
-from ordering import Orders, working
 from temporalio.client import Client
 
 from eventstore.postgres import PostgresStore
+from ordering import Orders, working
 
 
 @pytest.fixture

@@ -5,16 +5,16 @@ from uuid import uuid4
 
 import orjson
 import pytest
-from ordering import BLOCKED, command
-from support import eventually
 from temporalio.api.common.v1 import WorkflowExecution
 from temporalio.api.query.v1 import WorkflowQuery
 from temporalio.api.workflowservice.v1 import QueryWorkflowRequest
 from temporalio.client import Client, WorkflowExecutionStatus
 
 from domain.ids import caused_command_id, event_id, shipment_id
-from domain.refusals import Refusal
+from domain.refusals import Refusal, ValidationFailed
 from eventstore.store import Append, NewEvent
+from ordering import BLOCKED, command
+from support import eventually
 from workflows.messages import Memory, OrderStart, workflow_id
 
 
@@ -129,7 +129,8 @@ async def test_broken_rules_are_told_all_at_once_with_the_taken_number_among_the
     data = {"id": str(order_id), "order_number": "A-1", "business_partner": "nobody", "items": []}
     refused = await refusal(orders.send("create_order", command("CreateOrder", order_id, data), order_id))
     assert refused.code == "validation-failed"
-    assert {error["pointer"] for error in refused.details["errors"]} == {
+    assert isinstance(refused, ValidationFailed)
+    assert {violation.pointer for violation in refused.violations} == {
         "/business_partner",
         "/items",
         "/order_number",

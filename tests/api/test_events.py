@@ -1,0 +1,76 @@
+"""Events over HTTP: one order's timeline, and the global sequence."""
+
+from domain.ids import shipment_id
+from domain.order import OrderCompleted, OrderDeleted
+from over_http import violations
+
+
+async def test_the_timeline_of_an_order_tells_what_led_to_what(story):
+    created = await story.waybill.post("/orders", json=story.body)
+    await story.waybill.post(f"{story.path}/complete")
+
+    answer = await story.waybill.get(f"{story.path}/events")
+    assert answer.status_code == 200
+    first, second = answer.json()["items"]
+    assert first.pop("created_at") < second["created_at"]
+    assert first.pop("event_id") != first["causation_id"]
+    assert first.pop("causation_id")
+    assert first == {
+        "type": "Order.OrderCreated",
+        "stream_id": str(story.order_id),
+        "version": 1,
+        "position": created.json()["position"],
+        "data": story.body,
+        "correlation_id": str(story.order_id),
+    }
+    assert (second["type"], second["version"], second["data"]) == (
+        "Order.OrderCompleted",
+        2,
+        {"id": str(story.order_id)},
+    )
+    shipped = await story.waybill.get(f"/events?after={second['position']}&type=Shipment.ShipmentCreated")
+    [shipment] = [each for each in shipped.json()["items"] if each["causation_id"] == second["event_id"]]
+    assert shipment["stream_id"] == str(shipment_id(story.order_id))
+    assert shipment["correlation_id"] == str(story.order_id)
+
+
+async def test_a_deleted_order_has_a_timeline(story):
+    await story.given(story.created, OrderDeleted(id=story.order_id))
+    answer = await story.waybill.get(f"{story.path}/events")
+    assert [event["type"] for event in answer.json()["items"]] == ["Order.OrderCreated", "Order.OrderDeleted"]
+
+
+async def test_a_timeline_comes_in_pages(story):
+    await story.given(story.created, OrderCompleted(id=story.order_id))
+    first = await story.waybill.get(f"{story.path}/events?limit=1")
+    assert (len(first.json()["items"]), first.json()["next"]) == (1, 1)
+    assert first.headers["link"] == f'<{story.path}/events?limit=1&after=1>; rel="next"'
+    second = await story.waybill.get(f"{story.path}/events?limit=1&after=1")
+    assert (second.json()["items"][0]["version"], second.json()["next"]) == (2, None)
+    assert (await story.waybill.get(f"{story.path}/events?after=2")).json() == {"items": [], "next": None}
+
+
+async def test_the_global_sequence_is_dense_and_comes_in_pages(story):
+    await story.given(story.created, OrderCompleted(id=story.order_id))
+    head = await story.store.stream_version("$all")
+    positions: list[int] = []
+    following: int | None = 0
+    while following is not None:
+        page = (await story.waybill.get(f"/events?after={following}&limit=7")).json()
+        positions += [event["position"] for event in page["items"]]
+        following = page["next"]
+    assert positions[:head] == list(range(1, head + 1))
+
+
+async def test_the_global_sequence_is_narrowed_to_types(story):
+    await story.given(story.created, OrderCompleted(id=story.order_id), OrderDeleted(id=story.order_id))
+    wanted = {"Order.OrderCompleted", "Order.OrderDeleted"}
+    after = await story.store.stream_version("$all") - 3
+    page = await story.waybill.get("/events", params={"after": after, "type": sorted(wanted)})
+    found = [event for event in page.json()["items"] if event["stream_id"] == str(story.order_id)]
+    assert [event["type"] for event in found] == ["Order.OrderCompleted", "Order.OrderDeleted"]
+    assert (await story.waybill.get("/events?type=Order.OrderLost")).json() == {"items": [], "next": None}
+
+
+async def test_a_page_of_events_has_rules(waybill):
+    assert [where for where, _ in violations(await waybill.get("/events?after=-1&limit=1001"))] == ["/after", "/limit"]
