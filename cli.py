@@ -19,6 +19,9 @@ class _Elsewhere(NamedTuple):
 
 
 _ELSEWHERE: Mapping[str, _Elsewhere] = {
+    "load": _Elsewhere("loader", "command", "Send the orders of a file through the gateway."),
+    "stream": _Elsewhere("reading", "stream", "Look at the stream of one order or shipment."),
+    "events": _Elsewhere("reading", "events", "Look at the global sequence of events."),
     "history": _Elsewhere("histories", "history", "Export the histories of runs, replay them with this code."),
 }
 

@@ -24,9 +24,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 import settings
-from gateway_client import Client, Failed, GatewayAway, Refused, Standing, connected
 from domain.ids import NAMESPACE, shipment_id
 from domain.values import Id
+from gateway_client import Client, Failed, GatewayAway, Refused, Standing, connected
 
 # --- Lines
 

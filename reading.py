@@ -25,6 +25,7 @@ _POLL_SECONDS = 1.0
 
 Show = Callable[[RecordedEvent], str]
 
+_ENVIRONMENT = "Environment: WAYBILL_EVENT_STORE_URL, the database of the events, postgresql://..."
 _as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object per event and line.")
 
 
@@ -36,7 +37,7 @@ def stream() -> None:
     """Look at the stream of one order or shipment."""
 
 
-@stream.command()
+@stream.command(epilog=_ENVIRONMENT)
 @click.argument("stream_id", metavar="ID")
 @_as_json
 def show(stream_id: str, *, as_json: bool) -> None:
@@ -60,10 +61,10 @@ async def _show(url: str, stream_id: str, *, as_json: bool) -> None:
 
 async def _whole(store: EventStore, stream_id: str) -> AsyncIterator[RecordedEvent]:
     after = 0
-    while events := await store.read_stream(stream_id, after=after, limit=_PAGE):
-        for event in events:
+    while page := await store.read_stream(stream_id, after=after, limit=_PAGE):
+        for event in page:
             yield event
-        after = events[-1].number
+        after = page[-1].number
 
 
 # --- waybill events
@@ -74,7 +75,7 @@ def events() -> None:
     """Look at the global sequence: every event once, in the order in which they were committed."""
 
 
-@events.command()
+@events.command(epilog=_ENVIRONMENT)
 @click.option(
     "--from", "first", type=click.IntRange(0), metavar="N", help="Begin at this position.  [default: the end]"
 )
@@ -163,7 +164,7 @@ def _block(event: RecordedEvent) -> str:
 
 
 def _name(event: RecordedEvent) -> str:
-    return click.style(f"{event.type:<26}", fg="cyan" if event.type.startswith("Order.") else "green")
+    return click.style(f"{_text(event.type):<26}", fg="cyan" if event.type.startswith("Order.") else "green")
 
 
 def _when(event: RecordedEvent) -> str:
@@ -187,11 +188,11 @@ def _facts(event: RecordedEvent, *, every: bool = False) -> list[str]:
         if name == "id" and value == event.stream_id:
             continue
         if not isinstance(value, list):
-            told.append(f"{name} {_text(value)}")
+            told.append(f"{_text(name)} {_text(value)}")
         elif every:
-            told += [f"{name}", *(f"  {_text(each)}" for each in cast("list[Any]", value))]
+            told += [_text(name), *(f"  {_text(each)}" for each in cast("list[Any]", value))]
         else:
-            told.append(f"{len(cast('list[Any]', value))} {name}")
+            told.append(f"{len(cast('list[Any]', value))} {_text(name)}")
     return told
 
 
@@ -205,5 +206,5 @@ def _stored(payload: bytes) -> Any:
 def _text(value: Any) -> str:
     """In one line, and without what a terminal would take for a command."""
     if isinstance(value, dict):
-        return ", ".join(f"{name} {_text(each)}" for name, each in cast("dict[str, Any]", value).items())
+        return ", ".join(f"{_text(name)} {_text(each)}" for name, each in cast("dict[str, Any]", value).items())
     return value if isinstance(value, str) and value.isprintable() else orjson.dumps(value).decode()

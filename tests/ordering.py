@@ -84,7 +84,8 @@ class Orders:
 
 
 def command(name: str, order_id: UUID, data: dict[str, Any], **request: Any) -> CommandRequest:
-    return CommandRequest(command=name, data=data, correlation_id=order_id, **({"command_id": uuid4()} | request))
+    asked: dict[str, Any] = {"command": name, "data": data, "command_id": uuid4(), "correlation_id": order_id}
+    return CommandRequest.model_validate(asked | request)
 
 
 def _refusal(cause: BaseException | None) -> Refusal:
