@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextlib import aclosing, contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, BinaryIO, Self, cast
 from uuid import UUID, uuid4, uuid5
 
@@ -335,11 +335,12 @@ class _Display:
 
 def _print(counts: Counts, seconds: float, stopped: str, *, as_json: bool) -> None:
     if as_json:
-        click.echo(orjson.dumps({**asdict(counts), "seconds": round(seconds, 3), "stopped": stopped or None}))
+        told = {each.name: getattr(counts, each.name) for each in fields(counts)}
+        click.echo(orjson.dumps({**told, "seconds": round(seconds, 3), "stopped": stopped or None}))
     else:
         click.echo("\n".join(_summary(counts, seconds)))
     if stopped:
-        click.echo(f"Stopped after {counts.lines} orders, {stopped}: run it again to go on", err=True)
+        click.echo(f"Stopped after {counts.lines} lines, {stopped}: run it again to go on", err=True)
 
 
 def _summary(counts: Counts, seconds: float) -> list[str]:
@@ -354,7 +355,7 @@ def _summary(counts: Counts, seconds: float) -> list[str]:
     ]
     always = {"created", "already there", "completed", "shipped"}
     lines = [f"  {name:<13} {times:>7}  {note}".rstrip() for name, times, note in rows if times or name in always]
-    return [f"{counts.lines} orders in {seconds:.1f} s", *lines]
+    return [f"{counts.lines} lines in {seconds:.1f} s", *lines]
 
 
 def _before(times: int) -> str:

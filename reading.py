@@ -148,7 +148,7 @@ def _json(event: RecordedEvent) -> str:
         "correlation_id": event.correlation_id,
         "created_at": event.created_at,
     }
-    return orjson.dumps(shown, option=orjson.OPT_UTC_Z).decode()
+    return orjson.dumps(shown, default=str, option=orjson.OPT_UTC_Z).decode()  # str: asyncpg has UUIDs of its own
 
 
 def _line(event: RecordedEvent) -> str:

@@ -127,7 +127,7 @@ _CREATED = Field(description="When it began.", examples=["2026-01-31T12:00:00Z"]
 _UPDATED = Field(description="When it last changed.", examples=["2026-01-31T12:00:04Z"])
 
 
-class Item(Answer):
+class OrderItem(Answer):
     model_config = ConfigDict(from_attributes=True)
 
     product_id: UUID = Field(examples=[PRODUCT_ID])
@@ -164,7 +164,7 @@ class Order(Answer):
     business_partner: str = Field(examples=["vinet@northwind.example"])
     status: OrderStatus
     version: int = Field(examples=[2])
-    items: Sequence[Item]
+    items: Sequence[OrderItem]
     shipment: ShipmentOfOrder | None = Field(description="Its shipment, once it is completed.")
     created_at: datetime = _CREATED
     updated_at: datetime = _UPDATED

@@ -19,8 +19,11 @@ namespace() {
     temporal operator namespace create --namespace "$TEMPORAL_NAMESPACE" --retention "$RETENTION"
 }
 
+# One by one: of several names in one call, only the first would be created.
 search_attributes() {
-  temporal operator search-attribute create --name OrderNumber --name OrderStatus --name BusinessPartner --type Keyword
+  for name in OrderNumber OrderStatus BusinessPartner; do
+    temporal operator search-attribute create --name "$name" --type Keyword || return
+  done
 }
 
 # Until the server has read them again, it refuses orders that carry them.

@@ -73,7 +73,7 @@ set search_path = pg_catalog, pg_temp
 -- Every look-up here is by key, in the order in which it is written. A plan that was made while the tables were small,
 -- or before they were analysed, must not scan them later on.
 set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off
-set join_collapse_limit = 1 as $$
+set join_collapse_limit = 1 set plan_cache_mode = force_generic_plan as $$
 #variable_conflict use_column
 declare
   appends constant int := cardinality(p_append_stream);
