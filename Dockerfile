@@ -13,7 +13,7 @@ RUN pip --python /opt/waybill/bin/python install --only-binary :all: --require-h
 
 # The build backend is no dependency at run time: it and what it needs come from the development lock, by hash.
 COPY requirements-dev.lock ./
-RUN awk '/^[a-z]/ {keep = /^(hatchling|packaging|pathspec|pluggy|trove-classifiers)==/} keep' requirements-dev.lock > build.lock \
+RUN awk '/^[a-z]/ {keep = /^(hatchling|packaging|pathspec|pluggy|tomlkit|trove-classifiers)==/} keep' requirements-dev.lock > build.lock \
  && pip install --only-binary :all: --require-hashes -r build.lock
 COPY . .
 RUN pip wheel --no-deps --no-build-isolation --wheel-dir /wheels . \

@@ -9,9 +9,8 @@ from domain.commands import CommandRequest
 from domain.order import CreateOrder
 from domain.refusals import OrderNumberTaken
 from domain.values import Value
+from eventstore.claims import ORDER_NUMBER
 from eventstore.store import Claim, EventStore
-
-ORDER_NUMBER = "order_number"
 
 
 class Reserved(Value):

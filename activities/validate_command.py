@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from temporalio import activity
 
 from activities.failures import recalled_refusal, refusing, require_same_request
-from activities.reserve_uniqueness import ORDER_NUMBER
 from domain.commands import CommandRequest
 from domain.ids import event_id
 from domain.order import CreateOrder
 from domain.refusals import ValidationFailed, Violation
 from domain.values import Value
+from eventstore.claims import ORDER_NUMBER
 from eventstore.store import EventStore
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
+from importlib.metadata import version
 from typing import Any
 
 import uvicorn
@@ -45,7 +46,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     app = FastAPI(
         title="Waybill",
-        version="0.1.0",
+        version=version("waybill"),
         description=DESCRIPTION,
         lifespan=lifespan,
         redirect_slashes=False,

@@ -72,7 +72,8 @@ class Gateway:
         return {"workflow_id": name, "workflow_url": url}
 
 
-def _gateway(request: Request) -> Gateway:
+# Async, like all dependencies here: FastAPI hands plain functions to a thread, which costs more than they do.
+async def _gateway(request: Request) -> Gateway:
     gateway: Gateway = request.app.state.gateway
     return gateway
 

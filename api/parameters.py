@@ -27,7 +27,7 @@ _UUID: TypeAdapter[UUID] = TypeAdapter(Id)
 # --- Ids in paths: what is no UUID is the name of nothing
 
 
-def _order_id(
+async def _order_id(
     order_id: Annotated[str, Path(description="The order's id.", json_schema_extra={"format": "uuid"})],
 ) -> UUID:
     try:
@@ -36,7 +36,7 @@ def _order_id(
         raise OrderNotFound from None
 
 
-def _shipment_id(
+async def _shipment_id(
     shipment_id: Annotated[str, Path(description="The shipment's id.", json_schema_extra={"format": "uuid"})],
 ) -> UUID:
     try:
@@ -102,7 +102,7 @@ class Asking:
         return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def _asking(
+async def _asking(
     request: Request,
     idempotency_key: Annotated[
         str | None,

@@ -4,7 +4,6 @@ What a caller may send is said by the domain's own types, so that there is one s
 are contracts with programs: a field is added, never renamed.
 """
 
-from collections.abc import Sequence
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Generic, Literal, TypeVar
@@ -164,7 +163,7 @@ class Order(Answer):
     business_partner: str = Field(examples=["vinet@northwind.example"])
     status: OrderStatus
     version: int = Field(examples=[2])
-    items: Sequence[OrderItem]
+    items: list[OrderItem]
     shipment: ShipmentOfOrder | None = Field(description="Its shipment, once it is completed.")
     created_at: datetime = _CREATED
     updated_at: datetime = _UPDATED
@@ -209,17 +208,17 @@ class Projection(Answer):
 
 
 class Page(Answer, Generic[T]):
-    items: Sequence[T]
+    items: list[T]
     next: str | None = Field(description="What `after` has to be for the next page; null on the last one.")
 
 
 class EventPage(Answer):
-    items: Sequence[Event]
+    items: list[Event]
     next: int | None = Field(description="What `after` has to be for the next page; null on the last one.")
 
 
 class Listing(Answer, Generic[T]):
-    items: Sequence[T]
+    items: list[T]
 
 
 # --- What the gateway says of itself

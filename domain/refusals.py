@@ -134,5 +134,11 @@ class IdempotencyKeyReused(Refusal):
     code = "idempotency-key-reused"
 
 
+class HistoryUnreadable(Refusal):
+    """One of its events can't be read, so nobody can decide what may come next"""
+
+    code = "history-unreadable"
+
+
 REFUSALS: dict[str, type[Refusal]] = {kind.code: kind for kind in Refusal.__subclasses__()}
 """Every refusal by its code."""

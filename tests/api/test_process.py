@@ -1,0 +1,52 @@
+"""The gateway as a process of its own."""
+
+import asyncio
+import os
+import re
+import signal
+import sys
+
+import httpx2
+
+COMMAND = (sys.executable, "-m", "api")
+
+
+async def start(**environment: str) -> asyncio.subprocess.Process:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("WAYBILL_")}
+    return await asyncio.create_subprocess_exec(
+        *COMMAND, env=clean | environment, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
+    )
+
+
+async def test_a_setting_that_does_not_exist_is_told_in_one_line():
+    process = await start(WAYBILL_API_PROT="8000")
+    _, errors = await asyncio.wait_for(process.communicate(), 30)
+    assert process.returncode == 1
+    assert errors.decode() == "waybill api: WAYBILL_API_PROT is not a setting: did you mean WAYBILL_API_PORT?\n"
+
+
+async def test_it_serves_until_it_is_told_to_stop(lonely_settings):
+    process = await start(
+        WAYBILL_EVENT_STORE_URL=lonely_settings.event_store_url,
+        WAYBILL_READ_STORE_URL=lonely_settings.read_store_url,
+        WAYBILL_API_PORT="0",
+        TEMPORAL_ADDRESS="127.0.0.1:1",
+    )
+    try:
+        async with asyncio.timeout(30):
+            assert process.stderr is not None
+            url = None
+            while url is None:
+                line = (await process.stderr.readline()).decode()
+                assert line, "it stopped before it served"
+                url = re.search(r"http://127\.0\.0\.1:\d+", line)
+            async with httpx2.AsyncClient(base_url=url[0]) as client:
+                answer = await client.get("/livez")
+                assert answer.status_code == 200
+                assert "server" not in answer.headers
+                process.send_signal(signal.SIGTERM)
+                await process.wait()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
