@@ -69,4 +69,4 @@ class Receipt(Value):
     shipment_id: UUID | None = None
     """The shipment that a completed order becomes."""
     settled_position: int = Field(default=0)
-    """Position of the event that followed from this one, where one did; 0 if none."""
+    """Position of the event that followed from this one at once; 0 if none did, or if this is an old answer."""

@@ -6,6 +6,7 @@ an operator, at any time: the next command starts another, which looks up in the
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from datetime import timedelta
 from uuid import UUID
 
@@ -26,7 +27,7 @@ BUSINESS_PARTNER = SearchAttributeKey.for_keyword("BusinessPartner")
 
 # Lines that a person reads at a glance; an order with hundreds of items shows its latest.
 _MILESTONES = 30
-_FINAL = frozenset({"SHIPPED", "DELETED"})
+_FINAL = frozenset({"SHIPPED", "DELETED", "UNREADABLE"})
 # Between two tries to create a shipment or to look an order up: a completed order never gives up on its shipment.
 _FIRST_PAUSE, _LONGEST_PAUSE = timedelta(seconds=1), timedelta(minutes=1)
 
@@ -48,7 +49,7 @@ class OrderWorkflow:
 
     @workflow.run
     async def run(self, start: OrderStart) -> str:
-        """Ends as `shipped`, `deleted`, `idle` (nothing to do for long), or `nothing` (no order came about)."""
+        """Ends as `shipped`, `deleted`, `idle` (nothing to do for long), `nothing` (no order came) or `unreadable`."""
         self._show()
         self._watch = asyncio.create_task(self._watch_idleness(timedelta(seconds=start.idle_seconds)))
         while True:
@@ -92,29 +93,31 @@ class OrderWorkflow:
 
     @create_order.validator
     def _is_create_order(self, request: CommandRequest) -> None:
-        self._require(request, "CreateOrder", self._start.order_id)
+        self._require(request, "CreateOrder")
 
     @add_order_item.validator
     def _is_add_order_item(self, request: CommandRequest) -> None:
-        self._require(request, "AddOrderItem", self._start.order_id)
+        self._require(request, "AddOrderItem")
 
     @complete_order.validator
     def _is_complete_order(self, request: CommandRequest) -> None:
-        self._require(request, "CompleteOrder", self._start.order_id)
+        self._require(request, "CompleteOrder")
 
     @delete_order.validator
     def _is_delete_order(self, request: CommandRequest) -> None:
-        self._require(request, "DeleteOrder", self._start.order_id)
+        self._require(request, "DeleteOrder")
 
     @complete_shipment.validator
     def _is_complete_shipment(self, request: CommandRequest) -> None:
-        self._require(request, "CompleteShipment", shipment_id(self._start.order_id))
+        # Of any id: an adopted order's shipment has one that doesn't derive from the order's. That it is this order's
+        # is seen where the shipment is loaded.
+        if request.command != "CompleteShipment" or request.correlation_id != correlation_id(self._start.order_id):
+            raise _astray("CompleteShipment", self._start.order_id)
 
-    def _require(self, request: CommandRequest, command: str, aggregate_id: UUID) -> None:
-        """A command that went astray is rejected before it leaves a trace."""
-        if request.command != command or str(request.data.get("id")).lower() != str(aggregate_id):
-            message = f"This update takes the command {command} for {aggregate_id}"
-            raise ApplicationError(message, type="misdirected", non_retryable=True)
+    def _require(self, request: CommandRequest, command: str) -> None:
+        order_id = self._start.order_id
+        if request.command != command or str(request.data.get("id")).lower() != str(order_id):
+            raise _astray(command, order_id)
 
     # --- Work
 
@@ -122,31 +125,43 @@ class OrderWorkflow:
         async with self._one_at_a_time:
             await workflow.wait_condition(lambda: not self._memory.unsure or self._trouble)
             try:
-                receipt = await pipeline.handle(request, self._start.step_seconds)
+                receipt, done_before = await pipeline.handle(request, self._start.step_seconds)
             except ApplicationError as failure:
                 # It may have been done all the same.
                 unsure = self._memory.unsure or failure.type == pipeline.UNAVAILABLE
                 self._remember(request.command, str(failure.type), unsure=unsure)
                 raise
-            self._apply(request.command, receipt)
+            # What was in the way is gone: no need to wait any longer for the next try.
+            self._trouble = False
+            if done_before and self._memory.status is None:
+                # A run that doesn't know its order can't tell what has come after such an old answer.
+                self._remember(request.command, "answered again", unsure=True)
+            else:
+                self._apply(request.command, receipt)
             return receipt
 
     def _apply(self, command: str, receipt: Receipt) -> None:
-        status, owed = self._memory.status, self._memory.owed
+        status, owed, unsure = self._memory.status, self._memory.owed, self._memory.unsure
+        own_shipment = shipment_id(self._start.order_id)
         match command:
-            case "CompleteShipment":
+            case "CompleteShipment" if receipt.id == own_shipment:
                 status = "SHIPPED"
+            case "CompleteShipment":
+                # An adopted order may have several: whether this was the one that counts is looked up.
+                unsure = True
             case "CreateShipment":
                 owed = None
                 self._settled_position = receipt.position
             case "CompleteOrder" if status not in {"COMPLETED", "SHIPPED"}:
-                status, owed = "COMPLETED", receipt.event_id
+                # An adopted order may have its shipment already: it never gets a second one.
+                status, owed = "COMPLETED", receipt.event_id if receipt.shipment_id == own_shipment else None
             case _ if status not in _FINAL and status != "COMPLETED":
                 status = receipt.status
             case _:
                 # A repeated command's answer is old news.
                 pass
-        self._remember(command, f"{receipt.status}, version {receipt.version}", status=status, owed=owed)
+        outcome = f"{receipt.status}, version {receipt.version}"
+        self._remember(command, outcome, status=status, owed=owed, unsure=unsure)
 
     async def _create_shipment(self) -> None:
         cause = self._memory.owed
@@ -161,7 +176,7 @@ class OrderWorkflow:
             actor="waybill",
         )
         try:
-            receipt = await pipeline.handle(request, self._start.step_seconds)
+            receipt = await pipeline.follow_up(request, self._start.step_seconds)
         except ApplicationError as failure:
             if failure.type != ShipmentAlreadyCreated.code:
                 raise
@@ -170,7 +185,11 @@ class OrderWorkflow:
             self._apply("CreateShipment", receipt)
 
     async def _look_up(self) -> None:
+        commands = self._memory.commands
         known = await pipeline.recall(self._start.order_id, self._start.step_seconds)
+        if self._memory.commands != commands:
+            # In times of trouble commands don't wait for it. What was looked up may be older than what they did.
+            return
         if known.order_number and known.business_partner:
             _tag(ORDER_NUMBER.value_set(known.order_number), BUSINESS_PARTNER.value_set(known.business_partner))
         self._remember("look up", known.status or "no order", status=known.status, owed=known.owed, unsure=False)
@@ -183,7 +202,8 @@ class OrderWorkflow:
             workflow.logger.warning("order process is held up: %s", failure.message)
             self._trouble = True
             self._show()
-            await workflow.sleep(self._pause)
+            with suppress(asyncio.TimeoutError):
+                await workflow.wait_condition(lambda: not self._trouble, timeout=self._pause)
             self._pause = min(self._pause * 2, _LONGEST_PAUSE)
         else:
             self._trouble, self._pause = False, _FIRST_PAUSE
@@ -240,6 +260,12 @@ class OrderWorkflow:
         rows = "".join(f"| {m.at:%Y-%m-%d %H:%M:%S} | {m.what} | {m.outcome} |\n" for m in memory.milestones)
         table = f"\n\n| when (UTC) | what | outcome |\n|---|---|---|\n{rows}" if rows else ""
         workflow.set_current_details(f"**{state}**{table}")
+
+
+def _astray(command: str, order_id: UUID) -> ApplicationError:
+    """Rejects a command that isn't this run's before it leaves a trace."""
+    message = f"This update takes the command {command} for {order_id}"
+    return ApplicationError(message, type="misdirected", non_retryable=True)
 
 
 def _tag(*updates: SearchAttributeUpdate[str]) -> None:

@@ -6,11 +6,11 @@ server per command instead of one per step.
 
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, NamedTuple
 
 from temporalio import workflow
 from temporalio.common import RetryPolicy
-from temporalio.exceptions import ActivityError, ApplicationError, ApplicationErrorCategory
+from temporalio.exceptions import ActivityError, ApplicationError, ApplicationErrorCategory, FailureError
 
 with workflow.unsafe.imports_passed_through():
     from activities import (
@@ -27,8 +27,6 @@ with workflow.unsafe.imports_passed_through():
     from activities.recall_order import Recalled
     from domain.commands import CommandRequest, Receipt
 
-R = TypeVar("R")
-
 UNAVAILABLE = "unavailable"
 """Failure type of a command whose outcome isn't known: the infrastructure failed it for too long."""
 
@@ -39,13 +37,31 @@ UNIQUE = frozenset({"CreateOrder"})
 _ROUNDS = 5
 # A step that hangs is given up early enough for another try within the bound.
 _ATTEMPT_SHARE = 3
+# Between two tries, in seconds. Short at first: most faults are over at once, and so is another order's reservation.
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 1.0
 
 
-async def handle(request: CommandRequest, step_seconds: float) -> Receipt:
+class Handled(NamedTuple):
+    """A command's answer, and whether it is an old one that was only given again."""
+
+    receipt: Receipt
+    done_before: bool
+
+
+async def handle(request: CommandRequest, step_seconds: float) -> Handled:
     """What the command did. Raises an ApplicationError with a refusal's code as its type, or UNAVAILABLE."""
     validated = await _step(ValidateCommand.run, request, step_seconds)
     if validated.done_before:
-        return await _step(ExecuteAndAppend.run, _execution(request), step_seconds)
+        return Handled(await _step(ExecuteAndAppend.run, _execution(request), step_seconds), done_before=True)
+    return Handled(await _decide(request, step_seconds), done_before=False)
+
+
+async def follow_up(request: CommandRequest, step_seconds: float) -> Receipt:
+    """The same for a command that follows from an event: nobody has sent it, so there is nothing to validate."""
+    return await _decide(request, step_seconds)
+
+
+async def _decide(request: CommandRequest, step_seconds: float) -> Receipt:
     for _ in range(_ROUNDS):
         enrichment = None
         if request.command in ENRICHED:
@@ -83,24 +99,28 @@ async def _step(activity: Callable[..., Any], argument: Any, seconds: float) -> 
             argument,
             schedule_to_close_timeout=timedelta(seconds=seconds),
             start_to_close_timeout=timedelta(seconds=seconds / _ATTEMPT_SHARE),
-            # Short at first: most faults are over at once, and so is another order's reservation.
             retry_policy=RetryPolicy(
-                initial_interval=timedelta(milliseconds=20),
+                initial_interval=timedelta(seconds=_FIRST_PAUSE),
                 backoff_coefficient=2,
-                maximum_interval=timedelta(seconds=1),
+                maximum_interval=timedelta(seconds=_LONGEST_PAUSE),
+                # The SDK doesn't notice that the time is over while a local activity waits for its next try.
+                maximum_attempts=_tries_within(seconds),
             ),
             # Never a timer on the server: it would cost more history than the wait is worth.
             local_retry_threshold=timedelta(seconds=10),
         )
-    except ActivityError as error:
-        cause = error.cause
-        if isinstance(cause, ApplicationError) and cause.non_retryable:
-            # A failure of our own, without the activity around it: the caller knows nothing of activities.
-            raise ApplicationError(
-                cause.message,
-                *cause.details,
-                type=cause.type,
-                non_retryable=True,
-                category=ApplicationErrorCategory.BENIGN,
-            ) from None
-        raise unavailable(f"{error.activity_type} has not succeeded for {seconds:g} s: {cause}") from None
+    except FailureError as error:
+        # As it is documented, or, from a local activity, without an ActivityError around it.
+        failure = error.cause if isinstance(error, ActivityError) else error
+        if isinstance(failure, ApplicationError) and failure.non_retryable:
+            raise failure from None
+        step = activity.__qualname__.partition(".")[0]
+        raise unavailable(f"{step} has not succeeded for {seconds:g} s: {failure}") from None
+
+
+def _tries_within(seconds: float) -> int:
+    """How often a step that fails at once is tried until the time is over."""
+    tries, pause = 1, _FIRST_PAUSE
+    while seconds > 0:
+        tries, seconds, pause = tries + 1, seconds - pause, min(2 * pause, _LONGEST_PAUSE)
+    return tries

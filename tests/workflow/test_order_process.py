@@ -153,11 +153,21 @@ async def test_a_command_that_comes_twice_has_one_effect_and_one_answer(orders):
 async def test_a_repeated_completion_in_a_new_run_makes_no_second_shipment(orders):
     order_id, command_id = uuid4(), uuid4()
     await orders.create(order_id)
-    first = await orders.complete(order_id, command_id=command_id)
+    first = await orders.complete(order_id, command_id=command_id, fingerprint="f")
     await orders.client.get_workflow_handle(workflow_id(order_id)).terminate()
-    again = await orders.complete(order_id, command_id=command_id)
-    assert again == first
+    again = await orders.complete(order_id, command_id=command_id, fingerprint="f")
+    assert again == first.model_copy(update={"settled_position": 0})
     assert await orders.types(shipment_id(order_id)) == ["ShipmentCreated"]
+
+
+async def test_a_repeated_creation_in_a_new_run_looks_up_what_has_come_after(orders):
+    order_id = uuid4()
+    keyed = {"command_id": uuid4(), "fingerprint": "f"}
+    first = await orders.create(order_id, **keyed)
+    await orders.complete(order_id)
+    await orders.ship(order_id)
+    assert await orders.create(order_id, **keyed) == first
+    assert await orders.client.get_workflow_handle(workflow_id(order_id)).result() == "shipped"
 
 
 async def test_a_keyed_refusal_is_the_answer_for_ever(orders):
