@@ -127,3 +127,9 @@ async def test_a_quantity_is_a_number_and_nothing_else(document):
 async def test_docs_are_served(lonely):
     answer = await lonely.get("/docs")
     assert (answer.status_code, answer.headers["content-type"]) == (200, "text/html; charset=utf-8")
+
+
+async def test_docs_need_no_other_host(lonely):
+    page = (await lonely.get("/docs")).text
+    assert "https://" not in page
+    assert (await lonely.get("/static-offline-docs/swagger-ui-bundle.js")).status_code == 200
