@@ -138,6 +138,8 @@ class Runner:
             idle_in_transaction_session_timeout=str(milliseconds),
             # A plan made while a table was small must not scan it when it has grown.
             enable_seqscan="off",
+            # Rows and checkpoint are lost together, if a crash loses them, and then made again from the events.
+            synchronous_commit="off",
         )
 
     async def _acquire(self, connection: "Connection") -> None:
@@ -175,10 +177,11 @@ class Runner:
                 raise AheadOfEvents(f"the checkpoint is {self._checkpoint}, the last event {head}")
             if head > self._checkpoint:
                 size = await self._step(connection, head, size)
-                self._succeeded()
             else:
                 await self._renew(connection)
-                self._succeeded()
+            self._succeeded()
+            # What has come since the head was looked at has woken us already.
+            if self._checkpoint >= head:
                 await self._wait()
 
     async def _step(self, connection: "Connection", head: int, size: int) -> int:
