@@ -1,5 +1,5 @@
 # One image for every process of Waybill: `docker run IMAGE api`, `worker`, `migrate`, ...
-# Python 3.13: the newest one that every locked dependency has a wheel for and the stores' drivers are used with.
+# Python 3.13: every locked dependency has a wheel for it, and it is maintained until October 2029.
 ARG PYTHON_IMAGE=python:3.13-slim-bookworm
 
 FROM ${PYTHON_IMAGE} AS build
@@ -13,11 +13,12 @@ RUN pip --python /opt/waybill/bin/python install --only-binary :all: --require-h
 
 # The build backend is no dependency at run time: it and what it needs come from the development lock, by hash.
 COPY requirements-dev.lock ./
-RUN awk '/^[a-z]/ {keep = /^(hatchling|packaging|pathspec|pluggy|tomlkit|trove-classifiers)==/} keep' requirements-dev.lock > build.lock \
+RUN awk '/^[a-z]/ {keep = /^(hatchling|packaging|pathspec|pluggy|tomlkit|trove-classifiers)==/} keep' \
+      requirements-dev.lock > build.lock \
  && pip install --only-binary :all: --require-hashes -r build.lock
 COPY . .
-RUN pip wheel --no-deps --no-build-isolation --wheel-dir /wheels . \
- && pip --python /opt/waybill/bin/python install --no-deps /wheels/*.whl
+RUN pip wheel --no-deps --no-build-isolation --wheel-dir dist . \
+ && pip --python /opt/waybill/bin/python install --no-deps dist/waybill-*.whl
 
 FROM ${PYTHON_IMAGE}
 LABEL org.opencontainers.image.title="Waybill" org.opencontainers.image.licenses="MIT"
@@ -25,7 +26,6 @@ RUN useradd --system --uid 10001 --user-group --no-create-home --shell /usr/sbin
 COPY --from=build /opt/waybill /opt/waybill
 ENV PATH=/opt/waybill/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 USER 10001:10001
-EXPOSE 8000
 # No shell in between: SIGTERM reaches the process, which finishes what it has begun.
 ENTRYPOINT ["waybill"]
 CMD ["--help"]

@@ -5,18 +5,19 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, Generator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 
 import structlog
 import uvloop
+from prometheus_client import start_http_server
 from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.envconfig import ClientConfig
 
 import settings as configuration
 from activities import all_activities
-from eventstore.postgres import PostgresStore
+from eventstore.adopted import AdoptedStore
 from observability import configure_logging
 from projections.registry import PROJECTIONS
 from projections.runner import run as run_projections
@@ -48,7 +49,7 @@ async def run(settings: Settings) -> None:
 async def running(settings: Settings) -> AsyncGenerator[None]:
     """A worker with all that it needs, opened in order and closed in reverse."""
     async with AsyncExitStack() as resources:
-        store = await resources.enter_async_context(PostgresStore.open(settings.event_store_url, settings.pool_size))
+        store = await resources.enter_async_context(AdoptedStore.open(settings.event_store_url, settings.pool_size))
         client = await Client.connect(
             **ClientConfig.load_client_connect_config(), data_converter=pydantic_data_converter
         )
@@ -67,8 +68,21 @@ async def running(settings: Settings) -> AsyncGenerator[None]:
         yield
 
 
+@contextmanager
+def _metrics(host: str, port: int) -> Generator[None]:
+    """Answers /metrics for Prometheus; any other path, /livez for one, gets the same and says that we are alive."""
+    server, thread = start_http_server(port, host)
+    log.info("worker.metrics", host=host, port=server.server_port)
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
 @asynccontextmanager
-async def _projecting(settings: Settings, store: PostgresStore) -> AsyncGenerator[None]:
+async def _projecting(settings: Settings, store: AdoptedStore) -> AsyncGenerator[None]:
     task = asyncio.create_task(
         run_projections(
             PROJECTIONS,

@@ -5,6 +5,11 @@ set -eu
 # Closed runs are for people to look at; the events of their orders stay for ever.
 RETENTION=7d
 
+# By number: the client asks about a name more than its address, and where no name server answers, it waits in vain.
+host=${TEMPORAL_ADDRESS%:*}
+address=$(getent hosts "$host" | awk '{print $1; exit}')
+export TEMPORAL_ADDRESS="${address:-$host}:${TEMPORAL_ADDRESS##*:}"
+
 # Tries a command once a second, for a minute; then lets it say what is wrong.
 eventually() {
   for _ in $(seq 60); do
