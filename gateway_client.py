@@ -93,25 +93,27 @@ class Client:
         return Standing(found["status"], UUID(shipment["id"]) if shipment else None)
 
     async def create(self, order: Mapping[str, Any], key: str) -> bool:
-        """Whether it is news: False if it had been done before, under another key. Likewise the others."""
-        return await self._write("/orders", key, OrderAlreadyCreated.code, body=order)
+        """Whether it is news: False if it had been done before, under another key."""
+        return await self._write("/orders", key, OrderAlreadyCreated.code, body=order) is not None
 
-    async def complete(self, order_id: UUID, key: str) -> bool:
-        return await self._write(f"/orders/{order_id}/complete", key, OrderAlreadyCompleted.code)
+    async def complete(self, order_id: UUID, key: str) -> UUID | None:
+        """The shipment that the order has become; None if it had been completed before."""
+        completed = await self._write(f"/orders/{order_id}/complete", key, OrderAlreadyCompleted.code)
+        return UUID(completed["shipment_id"]) if completed else None
 
     async def ship(self, shipment_id: UUID, key: str) -> bool:
-        """The shipment of a completed order. It is there soon, at the latest when what holds it up is over."""
+        """Whether it is news. A completed order's shipment is there soon, or when what holds it up is over."""
         path = f"/shipments/{shipment_id}/complete"
-        return await self._write(path, key, ShipmentAlreadyCompleted.code, not_yet=ShipmentNotFound.code)
+        done = await self._write(path, key, ShipmentAlreadyCompleted.code, not_yet=ShipmentNotFound.code)
+        return done is not None
 
-    async def _write(self, path: str, key: str, done_before: str, **more: Any) -> bool:
+    async def _write(self, path: str, key: str, done_before: str, **more: Any) -> dict[str, Any] | None:
         try:
-            await self._ask("POST", path, key=key, **more)
+            return await self._ask("POST", path, key=key, **more)
         except Refused as refused:
             if refused.code == done_before:
-                return False
+                return None
             raise
-        return True
 
     async def _ask(
         self, method: str, path: str, *, key: str = "", body: Mapping[str, Any] | None = None, not_yet: str = ""

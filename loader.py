@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextlib import aclosing, contextmanager
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from typing import Any, BinaryIO, Self, cast
 from uuid import UUID, uuid4, uuid5
 
@@ -222,11 +222,14 @@ class Load:
         return order or Standing("OPEN")
 
     async def _completed(self, line: Line, order: Standing) -> Standing:
-        if order.status == "OPEN" and await self._client.complete(line.order_id, self._key(line, "complete")):
-            self.counts.completed += 1
-        else:
-            self.counts.already_completed += 1
-        return order if order.status == "SHIPPED" else replace(order, status="COMPLETED")
+        if order.status == "OPEN":
+            shipment = await self._client.complete(line.order_id, self._key(line, "complete"))
+            order = Standing("COMPLETED", shipment)
+            if shipment:
+                self.counts.completed += 1
+                return order
+        self.counts.already_completed += 1
+        return order
 
     async def _shipped(self, line: Line, order: Standing) -> None:
         shipment = order.shipment_id or shipment_id(line.order_id)
@@ -329,8 +332,15 @@ class _Display:
 
     def done(self, counts: Counts, size: int) -> None:
         """Another line of `size` bytes is done."""
-        shown = f"{counts.lines} orders, {counts.completed} completed, {counts.shipped} shipped"
-        self._progress.update(self._bar, advance=size, description=shown)
+        shown = {
+            "lines": counts.lines,
+            "created": counts.created,
+            "completed": counts.completed,
+            "shipped": counts.shipped,
+            "refused": counts.refused.total(),
+        }
+        told = ", ".join(f"{times} {name}" for name, times in shown.items() if times)
+        self._progress.update(self._bar, advance=size, description=told)
 
 
 def _print(counts: Counts, seconds: float, stopped: str, *, as_json: bool) -> None:
@@ -340,7 +350,7 @@ def _print(counts: Counts, seconds: float, stopped: str, *, as_json: bool) -> No
     else:
         click.echo("\n".join(_summary(counts, seconds)))
     if stopped:
-        click.echo(f"Stopped after {counts.lines} lines, {stopped}: run it again to go on", err=True)
+        click.echo(f"Stopped after {_lines(counts)}, {stopped}: run it again to go on", err=True)
 
 
 def _summary(counts: Counts, seconds: float) -> list[str]:
@@ -355,7 +365,11 @@ def _summary(counts: Counts, seconds: float) -> list[str]:
     ]
     always = {"created", "already there", "completed", "shipped"}
     lines = [f"  {name:<13} {times:>7}  {note}".rstrip() for name, times, note in rows if times or name in always]
-    return [f"{counts.lines} lines in {seconds:.1f} s", *lines]
+    return [f"{_lines(counts)} in {seconds:.1f} s", *lines]
+
+
+def _lines(counts: Counts) -> str:
+    return "1 line" if counts.lines == 1 else f"{counts.lines} lines"
 
 
 def _before(times: int) -> str:

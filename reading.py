@@ -5,8 +5,9 @@ shape, of another program, or one that nothing here can decode.
 """
 
 import asyncio
+import signal
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
-from contextlib import aclosing, suppress
+from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any, cast
 
 import click
@@ -88,9 +89,8 @@ def tail(first: int | None, types: Sequence[str], limit: int | None, *, as_json:
     """Print events as they come, until Ctrl-C."""
     configured = settings.load()
     configure_logging(configured.log_level, "console")
-    with suppress(KeyboardInterrupt):
-        show = _json if as_json else _line
-        asyncio.run(_tail(configured.event_store_url, first, types or None, limit, show))
+    show = _json if as_json else _line
+    asyncio.run(_tail(configured.event_store_url, first, types or None, limit, show))
 
 
 async def _tail(url: str, first: int | None, types: Sequence[str] | None, limit: int | None, show: Show) -> None:
@@ -98,6 +98,7 @@ async def _tail(url: str, first: int | None, types: Sequence[str] | None, limit:
     async with (
         PostgresStore.open(url, 1) as store,
         listening(url, EVENTS_CHANNEL, lambda _: changed.set()),
+        _until_signal(),
     ):
         after = await store.stream_version(ALL_STREAM) if first is None else max(first - 1, 0)
         click.echo(f"Events after position {after}; Ctrl-C ends", err=True)
@@ -106,6 +107,17 @@ async def _tail(url: str, first: int | None, types: Sequence[str] | None, limit:
                 click.echo(show(event))
                 if limit is not None and not (limit := limit - 1):
                     return
+
+
+@asynccontextmanager
+async def _until_signal() -> AsyncGenerator[None]:
+    """The block ends, without fuss, when somebody says so."""
+    this = asyncio.current_task()
+    assert this is not None
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, this.cancel)
+    with suppress(asyncio.CancelledError):
+        yield
 
 
 async def follow(
@@ -192,7 +204,7 @@ def _facts(event: RecordedEvent, *, every: bool = False) -> list[str]:
         elif every:
             told += [_text(name), *(f"  {_text(each)}" for each in cast("list[Any]", value))]
         else:
-            told.append(f"{len(cast('list[Any]', value))} {_text(name)}")
+            told.append(f"{_text(name)} {len(cast('list[Any]', value))}")
     return told
 
 

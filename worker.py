@@ -49,6 +49,8 @@ async def run(settings: Settings) -> None:
 async def running(settings: Settings) -> AsyncGenerator[None]:
     """A worker with all that it needs, opened in order and closed in reverse."""
     async with AsyncExitStack() as resources:
+        if settings.metrics_port is not None:
+            resources.enter_context(_metrics(settings.metrics_host, settings.metrics_port))
         store = await resources.enter_async_context(AdoptedStore.open(settings.event_store_url, settings.pool_size))
         client = await Client.connect(
             **ClientConfig.load_client_connect_config(), data_converter=pydantic_data_converter
