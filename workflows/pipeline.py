@@ -110,7 +110,7 @@ async def _step(activity: Callable[..., Any], argument: Any, seconds: float) -> 
             local_retry_threshold=timedelta(seconds=10),
         )
     except FailureError as error:
-        # As it is documented, or, from a local activity, without an ActivityError around it.
+        # From a local activity a timeout comes as documented, a failure without the ActivityError around it.
         failure = error.cause if isinstance(error, ActivityError) else error
         if isinstance(failure, ApplicationError) and failure.non_retryable:
             raise failure from None
