@@ -227,7 +227,8 @@ class OrderWorkflow:
     async def _watch_idleness(self, limit: timedelta) -> None:
         """One timer per idle time, not one per command: it is looked at when it is over, and set for the rest."""
         while True:
-            await workflow.sleep(max(limit - (workflow.now() - self._last_work), timedelta(milliseconds=1)))
+            rest = max(limit - (workflow.now() - self._last_work), timedelta(milliseconds=1))
+            await workflow.sleep(rest, summary="until the order counts as idle")
             self._idle = workflow.now() - self._last_work >= limit
             await workflow.wait_condition(lambda: not self._idle)
 
