@@ -22,6 +22,8 @@ _ELSEWHERE: Mapping[str, _Elsewhere] = {
     "load": _Elsewhere("loader", "command", "Send the orders of a file through the gateway."),
     "stream": _Elsewhere("reading", "stream", "Look at the stream of one order or shipment."),
     "events": _Elsewhere("reading", "events", "Look at the global sequence of events."),
+    "adopt": _Elsewhere("auditing", "adopt", "Take over the database of a Commanded application."),
+    "verify": _Elsewhere("auditing", "verify", "Audit both stores; exit code 1 if anything is wrong."),
     "history": _Elsewhere("histories", "history", "Export the histories of runs, replay them with this code."),
 }
 
@@ -161,8 +163,10 @@ def migrate() -> None:
 
     settings = load()
     from eventstore.migrate import migrate as migrate_event_store
+    from observability import configure_logging
     from projections.migrate import migrate as migrate_read_store
 
+    configure_logging(settings.log_level, "console")
     _migrate("event store", settings.event_store_url, migrate_event_store)
     _migrate("read store", settings.read_store_url, migrate_read_store)
 
@@ -185,9 +189,10 @@ def _migrate(store: str, url: str, migrate: Callable[[str], Awaitable[list[str]]
 def _can_be_mended(error: Exception) -> bool:
     """Whether it is about settings, servers or files and not about our code."""
     from dev.errors import DevError
+    from eventstore.migrate import NotMigratable
     from settings import SettingsError
 
-    if isinstance(error, SettingsError | DevError | OSError):
+    if isinstance(error, SettingsError | DevError | NotMigratable | OSError):
         return True
     import asyncpg
     import httpx2

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 import orjson
 import structlog
@@ -10,13 +11,14 @@ from temporalio import activity
 
 from activities.enrich_command import Enrichment
 from activities.failures import CLAIM_LOST, ORDER_MOVED, benign, refusing, require_same_request
-from activities.reserve_uniqueness import ORDER_NUMBER, claims
+from activities.reserve_uniqueness import claims
 from domain import order, shipment
 from domain.aggregates import COMMANDS, Aggregate, Command, Event, status_after
 from domain.commands import CommandRequest, Receipt
-from domain.ids import event_id, shipment_id
-from domain.refusals import IdempotencyKeyReused, PreconditionFailed
+from domain.ids import correlation_id, event_id
+from domain.refusals import IdempotencyKeyReused, PreconditionFailed, ShipmentNotFound
 from domain.values import Value
+from eventstore.claims import ORDER_NUMBER, shipment_of
 from eventstore.codec import decode, encode, encode_snapshot
 from eventstore.repository import Loaded, load
 from eventstore.store import (
@@ -50,17 +52,42 @@ class ExecuteAndAppend:
         request = execution.request
         aggregate, _ = COMMANDS[request.command]
         async with refusing(self.store, request):
-            command = _enriched(request.parse(), execution.enrichment)
+            command = request.parse()
             loaded = await load(self.store, aggregate, str(command.id), event_id(request.command_id, 0))
             if loaded.repeated:
-                return _repeated(request, command, loaded, loaded.repeated)
+                return await self._repeated(request, command, loaded, loaded.repeated)
             _require_version(execution, loaded.version)
-            events = aggregate.decide(command, loaded.state)
+            _require_process(request, loaded.state)
+            events = aggregate.decide(_enriched(command, execution.enrichment), loaded.state)
             appended = await self._append(request, command, loaded, events)
         state = aggregate.fold(events, loaded.state)
         version = appended.first_version + len(events) - 1
         await self._snapshot(aggregate, str(command.id), loaded.version, version, state)
-        return _receipt(request, state, events[-1], version, appended.first_position + len(events) - 1)
+        return await self._receipt(request, state, events[-1], version, appended.first_position + len(events) - 1)
+
+    async def _repeated(
+        self, request: CommandRequest, command: Command, loaded: Loaded[Any], event: RecordedEvent
+    ) -> Receipt:
+        require_same_request(request, event.metadata)
+        # An adopted stream may be named by its id in another form.
+        if UUID(event.stream_id) != command.id:
+            raise IdempotencyKeyReused
+        (decoded,) = decode(event)
+        return await self._receipt(request, loaded.state, decoded, event.version, event.position)
+
+    async def _receipt(self, request: CommandRequest, state: Any, event: Event, version: int, position: int) -> Receipt:
+        of_shipment = isinstance(event, shipment.Event)
+        completed = isinstance(event, order.OrderCompleted)
+        return Receipt(
+            id=event.id,
+            order_id=state.order_id if of_shipment else event.id,
+            order_number=None if of_shipment else state.order_number,
+            status=status_after(event),
+            version=version,
+            position=position,
+            event_id=event_id(request.command_id, 0),
+            shipment_id=await shipment_of(self.store, event.id) if completed else None,
+        )
 
     async def _append(
         self, request: CommandRequest, command: Command, loaded: Loaded[Any], events: Sequence[Event]
@@ -113,6 +140,12 @@ def _require_version(execution: Execution, version: int) -> None:
         raise benign("The order has changed since it was looked at", ORDER_MOVED)
 
 
+def _require_process(request: CommandRequest, state: Value) -> None:
+    """A shipment is completed by its order's run: no other would know that it has gone out."""
+    if isinstance(state, shipment.Open) and request.correlation_id != correlation_id(state.order_id):
+        raise ShipmentNotFound
+
+
 def _new_event(request: CommandRequest, index: int, event: Event) -> NewEvent:
     info = activity.info()
     metadata = {
@@ -132,26 +165,4 @@ def _new_event(request: CommandRequest, index: int, event: Event) -> NewEvent:
         metadata=orjson.dumps(metadata),
         causation_id=request.causation_id or request.command_id,
         correlation_id=request.correlation_id,
-    )
-
-
-def _repeated(request: CommandRequest, command: Command, loaded: Loaded[Any], event: RecordedEvent) -> Receipt:
-    require_same_request(request, event.metadata)
-    if event.stream_id != str(command.id):
-        raise IdempotencyKeyReused
-    (decoded,) = decode(event)
-    return _receipt(request, loaded.state, decoded, event.version, event.position)
-
-
-def _receipt(request: CommandRequest, state: Any, event: Event, version: int, position: int) -> Receipt:
-    of_shipment = isinstance(event, shipment.Event)
-    return Receipt(
-        id=event.id,
-        order_id=state.order_id if of_shipment else event.id,
-        order_number=None if of_shipment else state.order_number,
-        status=status_after(event),
-        version=version,
-        position=position,
-        event_id=event_id(request.command_id, 0),
-        shipment_id=shipment_id(event.id) if isinstance(event, order.OrderCompleted) else None,
     )

@@ -10,9 +10,11 @@ from contextlib import asynccontextmanager
 import orjson
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
+from domain.aggregates import COMMANDS, ORDER
 from domain.commands import CommandRequest
-from domain.refusals import IdempotencyKeyReused, Refusal
-from eventstore.store import Answer, EventStore
+from domain.refusals import HistoryUnreadable, IdempotencyKeyReused, OrderWasDeleted, Refusal, ShipmentNotFound
+from eventstore.codec import UndecodableEvent
+from eventstore.store import Answer, EventStore, StreamDeleted
 
 ORDER_MOVED = "order-moved"
 """The order isn't as it was when the command was enriched: enrich again."""
@@ -38,6 +40,12 @@ async def refusing(store: EventStore, request: CommandRequest) -> AsyncGenerator
     """Turns the domain's refusals into the workflow's, and keeps those that the caller may ask for again."""
     try:
         yield
+    except UndecodableEvent as undecodable:
+        # Never stepped over, never tried again, and not kept as the answer: code that can read the event may come.
+        raise refused(HistoryUnreadable(str(undecodable))) from None
+    except StreamDeleted:
+        aggregate, _ = COMMANDS[request.command]
+        raise refused(OrderWasDeleted() if aggregate is ORDER else ShipmentNotFound()) from None
     except Refusal as refusal:
         if request.keyed and not isinstance(refusal, IdempotencyKeyReused):
             refusal = await _remember(store, request, refusal)

@@ -18,8 +18,8 @@ from api.commands import Commands
 from api.consistency import Consistency
 from api.gateway import Gateway
 from api.telemetry import Telemetry
+from eventstore.adopted import AdoptedStore
 from eventstore.listener import listening
-from eventstore.postgres import PostgresStore
 from observability import configure_logging
 from projections.queries import ReadStore
 from projections.runner import PROJECTIONS_CHANNEL
@@ -85,7 +85,7 @@ def serve(settings: Settings) -> None:
 @asynccontextmanager
 async def _open(settings: Settings) -> AsyncGenerator[Gateway]:
     async with AsyncExitStack() as stack:
-        store = await stack.enter_async_context(PostgresStore.open(settings.event_store_url, settings.pool_size))
+        store = await stack.enter_async_context(AdoptedStore.open(settings.event_store_url, settings.pool_size))
         read_store = await stack.enter_async_context(ReadStore.open(settings.read_store_url, settings.pool_size))
         consistency = Consistency(read_store.positions)
         stack.push_async_callback(consistency.close)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 from weakref import WeakValueDictionary
 
 import structlog
@@ -207,8 +207,12 @@ class Commands:
 
 
 def _update_id(request: CommandRequest) -> str:
-    """Temporal answers an update id that it knows without asking the run: another request must have another."""
-    return f"{request.command_id}-{request.fingerprint[:16]}" if request.keyed else str(request.command_id)
+    """Each sending is an update of its own: the command's id makes the command one.
+
+    To an update that it knows Temporal gives the old answer without asking the run, even if that was "unavailable",
+    and even if the run has ended since.
+    """
+    return f"{request.command_id}-{uuid4()}"
 
 
 async def _prompt_refusal(handle: WorkflowUpdateHandle[Receipt]) -> None:

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import orjson
 from fastapi import APIRouter, Query, Request, Response
+from pydantic import JsonValue
 
 from api import pagination
 from api.gateway import Resources
@@ -56,8 +57,16 @@ def _event(recorded: RecordedEvent) -> Event:
         stream_id=recorded.stream_id,
         version=recorded.version,
         position=recorded.position,
-        data=orjson.loads(recorded.data),
+        data=_shown(recorded.data),
         causation_id=recorded.causation_id,
         correlation_id=recorded.correlation_id,
         created_at=recorded.created_at,
     )
+
+
+def _shown(data: bytes) -> JsonValue:
+    """The data as they are; what another program wrote may be no JSON."""
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return data.decode(errors="replace")

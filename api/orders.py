@@ -71,7 +71,14 @@ _NEW_ORDER = Body(
 )
 _NEW_ITEM = Body(openapi_examples={"an item": {"value": _ITEM}})
 _WITH_BODY = (*WRITES, "unsupported-media-type", "validation-failed")
-_TO_OPEN_ORDER = (*WRITES, "order-not-found", "order-already-completed", "order-deleted", "precondition-failed")
+_TO_OPEN_ORDER = (
+    *WRITES,
+    "order-not-found",
+    "order-already-completed",
+    "order-deleted",
+    "history-unreadable",
+    "precondition-failed",
+)
 
 # --- Commands
 
@@ -82,7 +89,7 @@ _TO_OPEN_ORDER = (*WRITES, "order-not-found", "order-already-completed", "order-
     response_model=WrittenOrder,
     responses=answers(201, "ETag", "Location", CONSISTENCY)
     | accepted()
-    | problems(*_WITH_BODY, "order-already-created", "order-number-taken"),
+    | problems(*_WITH_BODY, "order-already-created", "order-number-taken", "history-unreadable"),
 )
 async def create_order(
     new: Annotated[NewOrder, _NEW_ORDER], asking: Headers, gateway: Resources, response: Response
@@ -196,7 +203,7 @@ async def list_orders(
     response_model=Order,
     responses=answers(200, "ETag", CONSISTENCY)
     | {304: {"description": "It is what `If-None-Match` says.", **answers(304, "ETag")[304]}}
-    | problems("order-not-found", "validation-failed"),
+    | problems("order-not-found", "history-unreadable", "validation-failed"),
 )
 async def read_order(
     *,

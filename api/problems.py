@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 
 from domain.refusals import Refusal
 from eventstore.appender import UNAVAILABLE
+from eventstore.codec import UndecodableEvent
 from eventstore.store import StreamDeleted
 
 log = structlog.get_logger(__name__)
@@ -31,6 +32,7 @@ PROBLEMS: Mapping[str, tuple[int, str]] = {
     "products-blocked": (409, "Order contains blocked products"),
     "shipment-already-created": (409, "Shipment already created"),
     "shipment-already-completed": (409, "Shipment already completed"),
+    "history-unreadable": (409, "History can't be read"),
     "precondition-failed": (412, "Precondition failed"),
     "unsupported-media-type": (415, "Unsupported media type"),
     "validation-failed": (422, "Validation failed"),
@@ -104,6 +106,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Refusal, _refused)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(StreamDeleted, _deleted)
+    app.add_exception_handler(UndecodableEvent, _unreadable)
     for kind in UNAVAILABLE:
         app.add_exception_handler(kind, _store_unavailable)
 
@@ -123,6 +126,10 @@ async def _http_error(_request: Request, error: Exception) -> Response:
 
 async def _deleted(_request: Request, _error: Exception) -> Response:
     return answer("not-found", "Its events were deleted")
+
+
+async def _unreadable(_request: Request, error: Exception) -> Response:
+    return answer("history-unreadable", str(error))
 
 
 async def _store_unavailable(_request: Request, error: Exception) -> Response:

@@ -25,7 +25,9 @@ router = APIRouter(prefix="/shipments", tags=["shipments"], route_class=Route)
     response_model=WrittenShipment,
     responses=answers(200, "ETag", CONSISTENCY)
     | accepted()
-    | problems(*WRITES, "shipment-not-found", "shipment-already-completed", "precondition-failed"),
+    | problems(
+        *WRITES, "shipment-not-found", "shipment-already-completed", "history-unreadable", "precondition-failed"
+    ),
 )
 async def complete_shipment(
     shipment_id: ShipmentId, asking: Headers, gateway: Resources, response: Response, if_match: IfMatch = None

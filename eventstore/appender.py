@@ -7,9 +7,10 @@ batch safe to send again, so a connection that dies in the middle leads to a rep
 import asyncio
 import random
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import TypeVar
 from uuid import UUID
 
 import asyncpg
@@ -23,9 +24,13 @@ from eventstore.store import (
     DuplicateEvent,
     ExpectedVersion,
     ReservedStream,
+    StoreError,
     StreamDeleted,
+    StreamNotFound,
     WrongExpectedVersion,
 )
+
+T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
 
@@ -35,6 +40,7 @@ RACES = (
     asyncpg.SerializationError,
     asyncpg.DeadlockDetectedError,
     asyncpg.UniqueViolationError,
+    asyncpg.ForeignKeyViolationError,
 )
 """Another transaction came in between: nothing was written, the next attempt sees what it did."""
 
@@ -51,9 +57,29 @@ UNAVAILABLE = (
 """What asyncpg raises while the server is away, restarting or being killed."""
 
 
+_ATTEMPTS = 8
+
+
+async def again(call: Callable[[], Awaitable[T]], *, after: tuple[type[Exception], ...]) -> T:
+    """What `call` gives, which is made again after such errors, for about a second."""
+    for attempt in range(1, _ATTEMPTS):
+        try:
+            return await call()
+        except after as error:
+            # asyncpg's complaints about wrong arguments are interface errors, too.
+            if isinstance(error, ValueError):
+                raise
+            log.info("store.again", attempt=attempt, reason=type(error).__name__)
+        await asyncio.sleep(random.uniform(0, 0.01 * 2**attempt))  # noqa: S311 - jitter, no secret
+    return await call()
+
+
 @dataclass(slots=True)
 class _Waiting:
     append: Append
+    event_ids: frozenset[UUID]
+    size: int
+    """Bytes."""
     answer: "asyncio.Future[Appended]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
@@ -66,7 +92,6 @@ class Appender:
     """Payload in a batch. A single larger append goes alone."""
     MAX_WAITING = 10_000
     """Appends that may wait; whoever comes next waits before it queues (back-pressure)."""
-    ATTEMPTS = 8
 
     def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]", statement: str) -> None:
         self._pool = pool
@@ -82,9 +107,8 @@ class Appender:
 
         Whoever is cancelled while waiting leaves no half-done append: either it wasn't sent, or it will be whole.
         """
-        _check(append)
+        waiting = _checked(append)
         async with self._room:
-            waiting = _Waiting(append)
             self._queue.append(waiting)
             if self._task is None:
                 self._task = asyncio.create_task(self._drain(), name="appender")
@@ -115,12 +139,11 @@ class Appender:
             if waiting.answer.done():  # cancelled before it was sent
                 self._queue.popleft()
                 continue
-            size += sum(len(event.data) + len(event.metadata) for event in waiting.append.events)
-            its_ids = {event.event_id for event in waiting.append.events}
+            size += waiting.size
             # A repetition waits for its original's batch: then it finds the events and gets the same answer.
-            if batch and (size > self.MAX_BYTES or not ids.isdisjoint(its_ids)):
+            if batch and (size > self.MAX_BYTES or not ids.isdisjoint(waiting.event_ids)):
                 break
-            ids |= its_ids
+            ids |= waiting.event_ids
             batch.append(self._queue.popleft())
         return batch
 
@@ -128,10 +151,11 @@ class Appender:
         try:
             outcomes = await self._send([waiting.append for waiting in batch])
         except Exception as error:  # noqa: BLE001 - whatever it is, every waiting caller has to hear of it
-            if len(batch) > 1 and not isinstance(error, (*RACES, *UNAVAILABLE)):
-                # One of them is to blame, the others are not: each on its own.
-                for waiting in batch:
-                    await self._commit([waiting])
+            if len(batch) > 1 and not _is_outage(error):
+                # One of them is to blame, the others are not: halve the batch until it is alone.
+                middle = len(batch) // 2
+                await self._commit(batch[:middle])
+                await self._commit(batch[middle:])
                 return
             outcomes = [error] * len(batch)
         self.batches += 1
@@ -146,29 +170,26 @@ class Appender:
 
     async def _send(self, appends: Sequence[Append]) -> Sequence[Appended | Exception]:
         arguments = _arguments(appends)
-        for attempt in range(1, self.ATTEMPTS + 1):
-            try:
-                rows = await self._pool.fetch(self._statement, *arguments)
-            except (*RACES, *UNAVAILABLE) as error:
-                if attempt == self.ATTEMPTS:
-                    raise
-                log.info("append.again", attempt=attempt, reason=type(error).__name__, appends=len(appends))
-                await asyncio.sleep(random.uniform(0, 0.01 * 2**attempt))  # noqa: S311 - jitter, no secret
-            else:
-                return [
-                    _outcome(append, row["outcome"], row["first_version"], row["first_position"], row["created_at"])
-                    for append, row in zip(appends, rows, strict=True)
-                ]
-        raise AssertionError  # the last attempt returns or raises
+        rows = await again(lambda: self._pool.fetch(self._statement, *arguments), after=(*RACES, *UNAVAILABLE))
+        return [
+            _outcome(append, row["outcome"], row["first_version"], row["first_position"], row["created_at"])
+            for append, row in zip(appends, rows, strict=True)
+        ]
 
 
-def _check(append: Append) -> None:
+def _is_outage(error: Exception) -> bool:
+    return isinstance(error, UNAVAILABLE) and not isinstance(error, ValueError)
+
+
+def _checked(append: Append) -> _Waiting:
     if append.stream_id == ALL_STREAM:
-        raise ReservedStream(f"{ALL_STREAM} is the global sequence: append to a stream of its own")
+        raise ReservedStream
     if not append.events:
         raise ValueError("an append needs at least one event")
-    if len({event.event_id for event in append.events}) < len(append.events):
+    event_ids = frozenset(event.event_id for event in append.events)
+    if len(event_ids) < len(append.events):
         raise DuplicateEvent(f"two events of one append to {append.stream_id} have the same id")
+    return _Waiting(append, event_ids, sum(len(event.data) + len(event.metadata) for event in append.events))
 
 
 def _arguments(appends: Sequence[Append]) -> tuple[list[object], ...]:
@@ -185,7 +206,7 @@ def _arguments(appends: Sequence[Append]) -> tuple[list[object], ...]:
     return (
         [*streams],
         [number[append.stream_id] for append in appends],
-        [_expected(append.expected) for append in appends],
+        [expected_number(append.expected) for append in appends],
         [len(append.events) for append in appends],
         [a for a, _ in events],
         [event.event_id for _, event in events],
@@ -202,7 +223,8 @@ def _arguments(appends: Sequence[Append]) -> tuple[list[object], ...]:
     )
 
 
-def _expected(version: ExpectedVersion) -> int:
+def expected_number(version: ExpectedVersion) -> int:
+    """The expected version as the functions in schema waybill take it."""
     if isinstance(version, str):
         return _EXPECTED[version]
     if version < 0:
@@ -214,13 +236,22 @@ def _outcome(append: Append, outcome: str, version: int, position: int, created_
     match outcome:
         case "appended" | "repeated":
             return Appended(version, position, created_at, repeated=outcome == "repeated")
-        case "wrong_version":
-            return WrongExpectedVersion(append.stream_id, append.expected, actual=version)
         case "duplicate_event":
             return DuplicateEvent(f"an event of this append to {append.stream_id} exists already, and isn't its own")
-        case "stream_deleted":
-            return StreamDeleted(f"stream {append.stream_id} was deleted")
         case "claim_lost":
             return ClaimLost(f"a claim of this append to {append.stream_id} isn't held any more")
+        case _:
+            return refusal(outcome, append.stream_id, append.expected, version)
+
+
+def refusal(outcome: str, stream_id: str, expected: ExpectedVersion, version: int) -> StoreError | AssertionError:
+    """What the state of a stream has against an append, a link or a deletion."""
+    match outcome:
+        case "wrong_version":
+            return WrongExpectedVersion(stream_id, expected, actual=version)
+        case "stream_deleted":
+            return StreamDeleted(stream_id)
+        case "no_stream":
+            return StreamNotFound(stream_id)
         case _:
             return AssertionError(f"unknown outcome {outcome}")

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import orjson
+from pydantic import ValidationError
 
 from domain.aggregates import EVENT_TYPES, TYPE_OF_EVENT, Aggregate, Event
 from domain.values import Value
@@ -28,7 +29,7 @@ class UndecodableEvent(Exception):
 
     def __init__(self, event: RecordedEvent, why: str) -> None:
         super().__init__(f"event {event.event_id} ({event.type}) at position {event.position}: {why}")
-        self.event = event
+        self.event, self.why = event, why
 
 
 def encode(event: Event) -> tuple[str, bytes]:
@@ -48,9 +49,16 @@ def decode(recorded: RecordedEvent, upcasters: Mapping[str, Upcaster] = UPCASTER
             current = upcaster(orjson.loads(recorded.data))
             return [EVENT_TYPES[name].model_validate(data) for name, data in current]
         return (EVENT_TYPES[recorded.type].model_validate_json(recorded.data),)
+    except ValidationError as invalid:
+        raise UndecodableEvent(recorded, _first_fault(invalid)) from invalid
     except (ValueError, LookupError, TypeError, AttributeError) as error:
-        # str() of a validation error would quote the data; its first line doesn't.
         raise UndecodableEvent(recorded, str(error).partition("\n")[0]) from error
+
+
+def _first_fault(invalid: ValidationError) -> str:
+    """What is wrong and where, without a word of the data."""
+    fault = invalid.errors(include_url=False, include_context=False, include_input=False)[0]
+    return f"{fault['type']} at /{'/'.join(map(str, fault['loc']))}"
 
 
 def encode_snapshot(aggregate: Aggregate[Any, Any, Any], stream_id: str, version: int, state: Value) -> Snapshot:

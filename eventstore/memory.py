@@ -4,8 +4,11 @@ One contract suite holds it and the PostgreSQL adapter to the same behaviour. No
 so each is atomic. Everything is lost with the process: for tests, and for reading.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -18,16 +21,24 @@ from eventstore.store import (
     Claim,
     ClaimLost,
     DuplicateEvent,
+    EventNotFound,
     ExpectedVersion,
     History,
+    Linked,
     NewEvent,
     Recollection,
     RecordedEvent,
     ReservedStream,
     ReserveOutcome,
     Snapshot,
+    Start,
+    StreamDeleted,
+    StreamInfo,
+    StreamNotFound,
+    Subscription,
     WrongExpectedVersion,
 )
+from eventstore.subscriptions import OwnedSubscription, start_after
 
 _BLOCKED_FROM_THE_START = UUID("55e76be0-b83e-4b3c-addd-f3d9e8835be2")
 
@@ -45,61 +56,86 @@ class _Held:
     lease_until: datetime | None
 
 
+@dataclass(slots=True)
+class _Stream:
+    """What is in it, its own or linked, by its own numbers. A purge leaves gaps, so it has to know how far it got."""
+
+    number: int
+    created_at: datetime
+    version: int = 0
+    deleted_at: datetime | None = None
+    events: list[RecordedEvent] = field(default_factory=list["RecordedEvent"])
+
+    def add(self, event: RecordedEvent) -> None:
+        self.version += 1
+        self.events.append(replace(event, number=self.version))
+
+    def purge(self, stream_id: str) -> None:
+        self.events = [event for event in self.events if event.stream_id != stream_id]
+
+
 class MemoryStore:
     """An EventStore (see store.py) in this process. `clock` says what time it is, with its zone."""
 
     def __init__(self, clock: Callable[[], datetime] = _now) -> None:
         self._clock = clock
-        self._all: list[RecordedEvent] = []
-        self._streams: dict[str, list[RecordedEvent]] = {}
+        self._all = _Stream(0, clock())
+        self._streams = {ALL_STREAM: self._all}
+        self._created = 0
         self._events: dict[UUID, RecordedEvent] = {}
         self._snapshots: dict[str, Snapshot] = {}
         self._claims: dict[tuple[str, str], _Held] = {}
         self._answers: dict[UUID, Answer] = {}
         self._blocked = {_BLOCKED_FROM_THE_START: clock()}
+        self._checkpoints: dict[tuple[str, str], int] = {}
+        self._owners: dict[tuple[str, str], asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._subscribers: set[asyncio.Event] = set()
+
+    # --- Writing
 
     async def append(self, append: Append) -> Appended:
         if append.stream_id == ALL_STREAM:
-            raise ReservedStream(f"{ALL_STREAM} is the global sequence: append to a stream of its own")
+            raise ReservedStream
         if not append.events:
             raise ValueError("an append needs at least one event")
-        if isinstance(append.expected, int) and append.expected < 0:
-            raise ValueError(f"an expected version is 0 or greater, not {append.expected}")
+        _refuse_negative(append.expected)
+        ids = {event.event_id for event in append.events}
+        if len(ids) < len(append.events):
+            raise DuplicateEvent(f"two events of one append to {append.stream_id} have the same id")
         if first := self._first_of_repeated(append):
             return Appended(first.version, first.position, first.created_at, repeated=True)
-        stream = self._streams.get(append.stream_id, [])
+        version = self._version(append.stream_id)
+        if not ids.isdisjoint(self._events):
+            raise DuplicateEvent(f"an event of this append to {append.stream_id} exists already, and isn't its own")
         if not all(self._is_held(claim) for claim in append.confirm):
             raise ClaimLost(f"a claim of this append to {append.stream_id} isn't held any more")
-        if not _fits(append.expected, len(stream)):
-            raise WrongExpectedVersion(append.stream_id, append.expected, len(stream))
+        if not _fits(append.expected, version):
+            raise WrongExpectedVersion(append.stream_id, append.expected, version)
         first = self._write(append.stream_id, append.events)
         self._settle(append)
         return Appended(first.version, first.position, first.created_at)
 
     def _first_of_repeated(self, append: Append) -> RecordedEvent | None:
-        """The first event of an append that was done before; None if none of its events exists."""
-        ids = [event.event_id for event in append.events]
-        known = [self._events[event_id] for event_id in ids if event_id in self._events]
-        if not known and len(set(ids)) == len(ids):
+        """The first event of an append that was done before, as it is now."""
+        first = self._events.get(append.events[0].event_id)
+        if first is None or first.stream_id != append.stream_id:
             return None
-        if known:
-            start = known[0].version - 1
-            there = self._streams.get(append.stream_id, [])[start : start + len(ids)]
-            if ids == [event.event_id for event in there]:
-                return known[0]
-        raise DuplicateEvent(f"an event of this append to {append.stream_id} exists already, and isn't its own")
+        for version, event in enumerate(append.events, first.version):
+            known = self._events.get(event.event_id)
+            if known is None or (known.stream_id, known.version) != (append.stream_id, version):
+                return None
+        return first
 
     def _write(self, stream_id: str, events: Sequence[NewEvent]) -> RecordedEvent:
-        stream = self._streams.setdefault(stream_id, [])
-        created_at = max([self._clock(), *(last.created_at for last in self._all[-1:])])
-        first = len(stream)
+        stream = self._made(stream_id)
+        created_at = max([self._clock(), *(last.created_at for last in self._all.events[-1:])])
         for event in events:
             recorded = RecordedEvent(
                 event_id=event.event_id,
-                number=len(stream) + 1,
-                position=len(self._all) + 1,
+                number=stream.version + 1,
+                position=self._all.version + 1,
                 stream_id=stream_id,
-                version=len(stream) + 1,
+                version=stream.version + 1,
                 type=event.type,
                 data=event.data,
                 metadata=event.metadata,
@@ -107,10 +143,24 @@ class MemoryStore:
                 correlation_id=event.correlation_id,
                 created_at=created_at,
             )
-            stream.append(recorded)
-            self._all.append(recorded)
+            stream.add(recorded)
+            self._all.add(recorded)
             self._events[event.event_id] = recorded
-        return stream[first]
+        self._tell()
+        return self._events[events[0].event_id]
+
+    def _made(self, stream_id: str) -> _Stream:
+        if stream_id not in self._streams:
+            self._created += 1
+            self._streams[stream_id] = _Stream(self._created, self._clock())
+        return self._streams[stream_id]
+
+    def _version(self, stream_id: str) -> int:
+        """0 if there is no such stream."""
+        stream = self._streams.get(stream_id)
+        if stream and stream.deleted_at:
+            raise StreamDeleted(stream_id)
+        return stream.version if stream else 0
 
     def _settle(self, append: Append) -> None:
         """Confirm and give back the claims that the append carries."""
@@ -126,40 +176,124 @@ class MemoryStore:
         held = self._claims.get((claim.kind, claim.key))
         return held is not None and held.owner == claim.owner
 
+    async def link(self, stream_id: str, event_ids: Sequence[UUID], *, expected: ExpectedVersion = "any") -> Linked:
+        if stream_id == ALL_STREAM:
+            raise ReservedStream
+        if not event_ids:
+            raise ValueError("a link needs at least one event")
+        _refuse_negative(expected)
+        version = self._version(stream_id)
+        for event_id in event_ids:
+            if event_id not in self._events:
+                raise EventNotFound(event_id)
+        there = {event.event_id for event in self._streams[stream_id].events} if version else set[UUID]()
+        news = [event_id for event_id in dict.fromkeys(event_ids) if event_id not in there]
+        if not news:
+            return Linked(version, 0, len(event_ids))
+        if not _fits(expected, version):
+            raise WrongExpectedVersion(stream_id, expected, version)
+        stream = self._made(stream_id)
+        for event_id in news:
+            stream.add(self._events[event_id])
+        self._tell()
+        return Linked(version + 1, len(news), len(event_ids) - len(news))
+
+    async def delete_stream(self, stream_id: str, *, expected: ExpectedVersion = "any", hard: bool = False) -> None:
+        if stream_id == ALL_STREAM:
+            raise ReservedStream
+        _refuse_negative(expected)
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            raise StreamNotFound(stream_id)
+        if stream.deleted_at and not hard:
+            raise StreamDeleted(stream_id)
+        if not _fits(expected, stream.version):
+            raise WrongExpectedVersion(stream_id, expected, stream.version)
+        if hard:
+            self._purge(stream_id)
+        else:
+            stream.deleted_at = self._clock()
+        self._tell()
+
+    def _purge(self, stream_id: str) -> None:
+        """The stream, its events everywhere, and all that is kept by its name."""
+        del self._streams[stream_id]
+        for stream in self._streams.values():
+            stream.purge(stream_id)
+        self._events = {key: event for key, event in self._events.items() if event.stream_id != stream_id}
+        self._snapshots.pop(stream_id, None)
+        self._checkpoints = {key: seen for key, seen in self._checkpoints.items() if key[0] != stream_id}
+        self._claims = {key: held for key, held in self._claims.items() if str(held.owner) != stream_id}
+
+    # --- Reading
+
     async def load(self, stream_id: str, event_id: UUID) -> History:
-        stream = self._streams.get(stream_id, [])
-        snapshot = self._snapshots.get(stream_id)
-        if snapshot and snapshot.source_version > len(stream):
-            snapshot = None
+        version = self._version(stream_id)
+        events = self._streams[stream_id].events if version else []
+        snapshot = self._snapshots.get(stream_id) if version else None
         after = snapshot.source_version if snapshot else 0
-        return History(len(stream), snapshot, stream[after:], self._events.get(event_id))
+        later = [event for event in events if event.number > after]
+        return History(version, snapshot, later, self._events.get(event_id))
 
     async def read_stream(
         self, stream_id: str, *, after: int = 0, limit: int = 1000, backwards: bool = False
     ) -> list[RecordedEvent]:
-        stream = self._numbered(stream_id)
+        events = self._streams[stream_id].events if self._version(stream_id) else []
         if backwards:
-            return [event for event in reversed(stream) if event.number < after or after == 0][:limit]
-        return [event for event in stream if event.number > after][:limit]
+            return [event for event in reversed(events) if event.number < after or after == 0][:limit]
+        return [event for event in events if event.number > after][:limit]
 
     async def read_all(
         self, *, after: int = 0, limit: int = 1000, types: Sequence[str] | None = None
     ) -> list[RecordedEvent]:
-        wanted = [event for event in self._numbered(ALL_STREAM) if types is None or event.type in types]
+        wanted = [event for event in self._all.events if types is None or event.type in types]
         return [event for event in wanted if event.number > after][:limit]
 
-    def _numbered(self, stream_id: str) -> list[RecordedEvent]:
-        """The events of a stream by their numbers in it; in the global sequence those are the positions."""
-        if stream_id == ALL_STREAM:
-            return [replace(event, number=event.position) for event in self._all]
-        return self._streams.get(stream_id, [])
-
     async def stream_version(self, stream_id: str) -> int:
-        return len(self._numbered(stream_id))
+        return self._version(stream_id)
+
+    async def stream_info(self, stream_id: str) -> StreamInfo | None:
+        stream = self._streams.get(stream_id)
+        return _info(stream_id, stream) if stream else None
+
+    async def list_streams(self, *, after: int = 0, limit: int = 1000) -> list[StreamInfo]:
+        later = [_info(name, stream) for name, stream in self._streams.items() if stream.number > max(after, 0)]
+        return sorted(later, key=lambda info: info.number)[:limit]
+
+    # --- Subscriptions
+
+    @asynccontextmanager
+    async def subscribe(
+        self, name: str, *, stream_id: str = ALL_STREAM, start: Start = "origin", batch: int = 1000
+    ) -> AsyncGenerator[Subscription]:
+        key, after = (stream_id, name), start_after(start)
+        self._checkpoints.setdefault(key, self._version(stream_id) if after is None else after)
+        async with self._owners[key]:
+            ownership = _Ownership(self, key)
+            self._subscribers.add(ownership.woken)
+            try:
+                yield OwnedSubscription(ownership, name, self._checkpoints.setdefault(key, after or 0), batch)
+            finally:
+                self._subscribers.remove(ownership.woken)
+
+    def advance(self, key: tuple[str, str], seen: int, to: int) -> bool:
+        """Move a subscription's checkpoint, if it is where its owner has seen it last."""
+        if self._checkpoints.get(key) != seen:
+            return False
+        self._checkpoints[key] = to
+        return True
+
+    def _tell(self) -> None:
+        for woken in self._subscribers:
+            woken.set()
+
+    # --- What is kept beside the events
 
     async def record_snapshot(self, snapshot: Snapshot) -> None:
         held = self._snapshots.get(snapshot.source_id)
-        if held is None or held.source_version < snapshot.source_version:
+        stream = self._streams.get(snapshot.source_id)
+        ahead = held and stream and held.source_version > stream.version
+        if held is None or ahead or held.source_version < snapshot.source_version:
             self._snapshots[snapshot.source_id] = snapshot
 
     async def reserve(self, claim: Claim, command_id: UUID, *, lease_seconds: float) -> ReserveOutcome:
@@ -205,8 +339,32 @@ class MemoryStore:
         return self._blocked.pop(product_id, None) is not None
 
 
+class _Ownership:
+    """Ownership of a subscription (see subscriptions.py) while the block that holds its lock lasts."""
+
+    def __init__(self, store: MemoryStore, key: tuple[str, str]) -> None:
+        self.woken = asyncio.Event()
+        self._store = store
+        self._key = key
+
+    async def read(self, after: int, limit: int) -> list[RecordedEvent]:
+        return await self._store.read_stream(self._key[0], after=after, limit=limit)
+
+    async def advance(self, seen: int, to: int) -> bool:
+        return self._store.advance(self._key, seen, to)
+
+
+def _info(stream_id: str, stream: _Stream) -> StreamInfo:
+    return StreamInfo(stream_id, stream.number, stream.version, stream.created_at, stream.deleted_at)
+
+
+def _refuse_negative(expected: ExpectedVersion) -> None:
+    if isinstance(expected, int) and expected < 0:
+        raise ValueError(f"an expected version is 0 or greater, not {expected}")
+
+
 def _fits(expected: ExpectedVersion, version: int) -> bool:
-    """Whether a stream at this version is what the append expects; 0 means that there is no such stream."""
+    """Whether a stream at this version is what is expected; 0 means that there is no such stream."""
     match expected:
         case "any":
             return True

@@ -4,14 +4,16 @@ Every method is one round trip. What must be atomic is one statement, or a funct
 """
 
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 from uuid import UUID
 
-from eventstore.appender import Appender
+import asyncpg
+
+from eventstore.appender import RACES, Appender, again, expected_number, refusal
 from eventstore.pool import open_pool
-from eventstore.statements import load_statements
+from eventstore.reader import SQL, Reader
 from eventstore.store import (
     ALL_STREAM,
     Answer,
@@ -19,26 +21,34 @@ from eventstore.store import (
     Appended,
     BlockedProduct,
     Claim,
-    History,
+    EventNotFound,
+    ExpectedVersion,
+    Linked,
     Recollection,
     RecordedEvent,
+    ReservedStream,
     ReserveOutcome,
     Snapshot,
-    StreamDeleted,
+    Start,
+    Subscription,
 )
+from eventstore.subscriptions import owning
 
 if TYPE_CHECKING:
     from eventstore.pool import Pool
 
-_SQL = load_statements("eventstore", "store.sql")
+# Seconds. No index tells what was linked from a stream, so to remove one is to look through all events.
+_PATIENCE = 600
 
 
-class PostgresStore:
-    """An EventStore (see store.py) on a pool of connections."""
+class PostgresStore(Reader):
+    """An EventStore (see store.py) on a pool of connections; a subscription has one of its own, to `url`."""
 
-    def __init__(self, pool: "Pool") -> None:
+    def __init__(self, pool: "Pool", url: str) -> None:
+        super().__init__(pool)
         self._pool = pool
-        self.appender = Appender(pool, _SQL["append"])
+        self._url = url
+        self.appender = Appender(pool, SQL["append"])
 
     @classmethod
     @asynccontextmanager
@@ -46,7 +56,7 @@ class PostgresStore:
         """The store at `url`, with its connections; what was queued is written before they close."""
         # Every look-up is by key: a plan made while a table was small must not scan it when it has grown.
         async with open_pool(url, pool_size, enable_seqscan="off") as pool:
-            store = cls(pool)
+            store = cls(pool, url)
             try:
                 yield store
             finally:
@@ -55,51 +65,42 @@ class PostgresStore:
     async def append(self, append: Append) -> Appended:
         return await self.appender.append(append)
 
-    async def load(self, stream_id: str, event_id: UUID) -> History:
-        rows = await self._pool.fetch(_SQL["load"], stream_id, event_id)
-        version, snapshot, repeated = 0, None, None
-        events: list[RecordedEvent] = []
-        for row in rows:
-            match row["kind"]:
-                case "stream":
-                    version = row["number"]
-                    _refuse_deleted(stream_id, row["created_at"])
-                case "snapshot":
-                    snapshot = Snapshot(row["stream_uuid"], row["number"], row["type"], row["data"], row["metadata"])
-                case "repeated":
-                    repeated = _recorded(row)
-                case _:
-                    events.append(_recorded(row))
-        return History(version, snapshot, events, repeated)
+    async def link(self, stream_id: str, event_ids: Sequence[UUID], *, expected: ExpectedVersion = "any") -> Linked:
+        if stream_id == ALL_STREAM:
+            raise ReservedStream
+        if not event_ids:
+            raise ValueError("a link needs at least one event")
+        row = await self._one_row("link", stream_id, expected_number(expected), event_ids)
+        match row["outcome"]:
+            case "linked":
+                return Linked(row["version"], row["links"], len(event_ids) - row["links"])
+            case "unknown_event":
+                raise EventNotFound(row["unknown_id"])
+            case outcome:
+                raise refusal(outcome, stream_id, expected, row["version"])
 
-    async def read_stream(
-        self, stream_id: str, *, after: int = 0, limit: int = 1000, backwards: bool = False
-    ) -> list[RecordedEvent]:
-        statement = _SQL["read_backward" if backwards else "read_forward"]
-        rows = await self._pool.fetch(statement, stream_id, after, limit)
-        if not rows:
-            await self.stream_version(stream_id)
-        return [_recorded(row) for row in rows]
+    async def delete_stream(self, stream_id: str, *, expected: ExpectedVersion = "any", hard: bool = False) -> None:
+        if stream_id == ALL_STREAM:
+            raise ReservedStream
+        statement = "purge_stream" if hard else "delete_stream"
+        row = await self._one_row(statement, stream_id, expected_number(expected))
+        if row["outcome"] != "deleted":
+            raise refusal(row["outcome"], stream_id, expected, row["version"])
 
-    async def read_all(
-        self, *, after: int = 0, limit: int = 1000, types: Sequence[str] | None = None
-    ) -> list[RecordedEvent]:
-        if types is None:
-            rows = await self._pool.fetch(_SQL["read_all"], after, limit)
-        else:
-            rows = await self._pool.fetch(_SQL["read_all_of_types"], after, limit, list(types))
-        return [_recorded(row) for row in rows]
+    async def _one_row(self, statement: str, *arguments: object) -> asyncpg.Record:
+        """What a function says that another transaction may come in between of."""
+        row = await again(lambda: self._pool.fetchrow(SQL[statement], *arguments, timeout=_PATIENCE), after=RACES)
+        assert row is not None, "the function has an answer to everything"
+        return row
 
-    async def stream_version(self, stream_id: str) -> int:
-        row = await self._pool.fetchrow(_SQL["stream"], stream_id)
-        if row is None:
-            return 0
-        _refuse_deleted(stream_id, row["deleted_at"])
-        return row["stream_version"]
+    def subscribe(
+        self, name: str, *, stream_id: str = ALL_STREAM, start: Start = "origin", batch: int = 1000
+    ) -> AbstractAsyncContextManager[Subscription]:
+        return owning(self._url, name, stream_id, start, batch)
 
     async def record_snapshot(self, snapshot: Snapshot) -> None:
         await self._pool.execute(
-            _SQL["record_snapshot"],
+            SQL["record_snapshot"],
             snapshot.source_id,
             snapshot.source_version,
             snapshot.source_type,
@@ -109,61 +110,40 @@ class PostgresStore:
 
     async def reserve(self, claim: Claim, command_id: UUID, *, lease_seconds: float) -> ReserveOutcome:
         lease = timedelta(seconds=lease_seconds)
-        return await self._pool.fetchval(_SQL["reserve"], claim.kind, claim.key, claim.owner, command_id, lease)
+        return await self._pool.fetchval(SQL["reserve"], claim.kind, claim.key, claim.owner, command_id, lease)
 
     async def release(self, claim: Claim, command_id: UUID) -> bool:
-        found = await self._pool.fetchval(_SQL["release"], claim.kind, claim.key, claim.owner, command_id)
+        found = await self._pool.fetchval(SQL["release"], claim.kind, claim.key, claim.owner, command_id)
         return found is not None
 
     async def claim_owner(self, kind: str, key: str) -> UUID | None:
-        return await self._pool.fetchval(_SQL["claim_owner"], kind, key)
+        return await self._pool.fetchval(SQL["claim_owner"], kind, key)
 
     async def recall(self, command_id: UUID, event_id: UUID) -> Recollection:
         async with self._pool.acquire() as connection:
-            event = await connection.fetchrow(_SQL["event_by_id"], event_id)
-            answer = await connection.fetchrow(_SQL["answer"], command_id)
+            event = await connection.fetchrow(SQL["event_by_id"], event_id)
+            answer = await connection.fetchrow(SQL["answer"], command_id)
         return Recollection(
-            event=_recorded(event) if event else None, answer=Answer(*answer.values()) if answer else None
+            event=RecordedEvent(*event) if event else None, answer=Answer(*answer.values()) if answer else None
         )
 
     async def remember(self, answer: Answer) -> Answer:
         async with self._pool.acquire() as connection:
-            await connection.execute(_SQL["remember"], answer.command_id, answer.fingerprint, answer.outcome)
-            kept = await connection.fetchrow(_SQL["answer"], answer.command_id)
+            await connection.execute(SQL["remember"], answer.command_id, answer.fingerprint, answer.outcome)
+            kept = await connection.fetchrow(SQL["answer"], answer.command_id)
         assert kept is not None, "an answer is never removed"
         return Answer(*kept.values())
 
     async def blocked_products(self, among: Sequence[UUID] | None = None) -> list[BlockedProduct]:
-        rows = await self._pool.fetch(_SQL["blocked_products"], among)
+        rows = await self._pool.fetch(SQL["blocked_products"], among)
         return [BlockedProduct(*row.values()) for row in rows]
 
     async def block_product(self, product_id: UUID) -> bool:
-        return await self._pool.fetchval(_SQL["block_product"], product_id) is not None
+        return await self._pool.fetchval(SQL["block_product"], product_id) is not None
 
     async def unblock_product(self, product_id: UUID) -> bool:
-        return await self._pool.fetchval(_SQL["unblock_product"], product_id) is not None
+        return await self._pool.fetchval(SQL["unblock_product"], product_id) is not None
 
     async def ping(self) -> None:
         """Raises if the database can't be asked."""
-        await self._pool.fetchval(_SQL["stream"], ALL_STREAM)
-
-
-def _refuse_deleted(stream_id: str, deleted_at: object) -> None:
-    if deleted_at is not None:
-        raise StreamDeleted(f"stream {stream_id} was deleted")
-
-
-def _recorded(row: Any) -> RecordedEvent:
-    return RecordedEvent(
-        event_id=row["event_id"],
-        number=row["number"],
-        position=row["position"],
-        stream_id=row["stream_uuid"],
-        version=row["version"],
-        type=row["type"],
-        data=row["data"],
-        metadata=row["metadata"],
-        causation_id=row["causation_id"],
-        correlation_id=row["correlation_id"],
-        created_at=row["created_at"],
-    )
+        await self._pool.fetchval(SQL["stream"], ALL_STREAM)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from typing import Any, Generic, TypeVar
 from uuid import UUID
 
@@ -10,7 +11,7 @@ import structlog
 from domain.aggregates import Aggregate
 from domain.values import Value
 from eventstore.codec import decode, decode_snapshot
-from eventstore.store import EventStore, History, RecordedEvent
+from eventstore.store import EventStore, History, RecordedEvent, in_batches
 
 log = structlog.get_logger(__name__)
 
@@ -34,7 +35,6 @@ async def load(store: EventStore, aggregate: Aggregate[Any, S, Any], stream_id: 
     start = _from_snapshot(aggregate, history)
     events = history.events
     if start is None and history.snapshot is not None:
-        log.warning("snapshot.ignored", stream_id=stream_id, version=history.snapshot.source_version)
         events = await read_whole(store, stream_id)
     return Loaded(fold(aggregate, events, start), history.version, history.repeated)
 
@@ -46,14 +46,24 @@ def fold(aggregate: Aggregate[Any, S, Any], events: Iterable[RecordedEvent], sta
 
 
 async def read_whole(store: EventStore, stream_id: str) -> list[RecordedEvent]:
-    """All events of a stream, page by page."""
-    events: list[RecordedEvent] = []
-    while page := await store.read_stream(stream_id, after=len(events) and events[-1].number, limit=PAGE):
-        events += page
-        if len(page) < PAGE:
-            break
-    return events
+    """All events of a stream."""
+    pages = in_batches(partial(store.read_stream, stream_id), size=PAGE)
+    return [event async for page in pages for event in page]
 
 
 def _from_snapshot(aggregate: Aggregate[Any, S, Any], history: History) -> S | None:
-    return decode_snapshot(aggregate, history.snapshot) if history.snapshot else None
+    """The state to begin with; None if there is no snapshot that is any good."""
+    snapshot = history.snapshot
+    if snapshot is None:
+        return None
+    ahead = snapshot.source_version > history.version
+    state = None if ahead else decode_snapshot(aggregate, snapshot)
+    if state is None:
+        _say_ignored(snapshot.source_id, snapshot.source_version, "ahead of its stream" if ahead else "not readable")
+    return state
+
+
+@lru_cache(maxsize=10_000)
+def _say_ignored(stream_id: str, version: int, reason: str) -> None:
+    """Once for each snapshot, and not with every command until the next one takes its place."""
+    log.warning("snapshot.ignored", stream_id=stream_id, version=version, reason=reason)

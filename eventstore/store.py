@@ -4,10 +4,11 @@ An append, a stream, a position and a claim mean the same in PostgreSQL (postgre
 one contract suite holds both to it.
 """
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal, Protocol
+from typing import Literal, Protocol, Self
 from uuid import UUID
 
 ALL_STREAM = "$all"
@@ -15,6 +16,10 @@ ALL_STREAM = "$all"
 
 ExpectedVersion = int | Literal["any", "no_stream", "stream_exists"]
 """What the stream must look like for an append to be done. A number is its exact version; 0 is an empty stream."""
+
+
+Start = int | Literal["origin", "current"]
+"""Where a new subscription begins: before the first event, behind the last one, or after a number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +86,29 @@ class Appended:
 
 
 @dataclass(frozen=True, slots=True)
+class Linked:
+    """What became of the events that were to be linked."""
+
+    first_number: int
+    """The number of the first new link; the stream's version if there is none."""
+    linked: int
+    already: int
+    """How many were in the stream already, be it as links or because it is their own."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamInfo:
+    """A stream, whatever is in it. A deleted one is still told of, a purged one is not."""
+
+    stream_id: str
+    number: int
+    """Grows in the order in which streams are created, with gaps; 0 for `$all`."""
+    version: int
+    created_at: datetime
+    deleted_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """A folded state, to spare reading what lies before it. A cache: it may be missing, old or wrong."""
 
@@ -98,6 +126,7 @@ class History:
     version: int
     """The stream's version; 0 if there is no such stream."""
     snapshot: Snapshot | None
+    """Whatever is kept: it may be ahead of the stream."""
     events: Sequence[RecordedEvent]
     """The events after the snapshot's version, or all of them without one."""
     repeated: RecordedEvent | None
@@ -151,13 +180,59 @@ class DuplicateEvent(StoreError):
 class StreamDeleted(StoreError):
     """The stream was deleted: it takes no more events and can't be read."""
 
+    def __init__(self, stream_id: str) -> None:
+        super().__init__(f"stream {stream_id} was deleted")
+
+
+class StreamNotFound(StoreError):
+    """There is no such stream, or none any more."""
+
+    def __init__(self, stream_id: str) -> None:
+        super().__init__(f"there is no stream {stream_id}")
+
+
+class EventNotFound(StoreError):
+    """There is no event with this id."""
+
+    def __init__(self, event_id: UUID) -> None:
+        super().__init__(f"there is no event {event_id}")
+
 
 class ClaimLost(StoreError):
     """The claim isn't held any more: its lease ran out and another took it. Reserve it again."""
 
 
 class ReservedStream(StoreError):
-    """`$all` is the global sequence: append to a stream of its own."""
+    """`$all` is the global sequence: choose a stream of its own."""
+
+    def __init__(self) -> None:
+        super().__init__(f"{ALL_STREAM} is the global sequence: choose a stream of its own")
+
+
+class SubscriptionLost(StoreError):
+    """The database is away, or another owns the subscription now: stop, then subscribe again to go on."""
+
+
+class Subscription(Protocol):
+    """What the one owner of a subscription has: an endless iterator over batches of what comes after its checkpoint.
+
+    At least once: what was not acknowledged comes again, to whoever is the next owner. One task uses it.
+    """
+
+    @property
+    def checkpoint(self) -> int:
+        """The number of the last event that was acknowledged, 0 for none. It only grows."""
+        ...
+
+    def __aiter__(self) -> Self: ...
+
+    async def __anext__(self) -> list[RecordedEvent]:
+        """The next events in their order, one at least; waits for them. Raises SubscriptionLost or StreamDeleted."""
+        ...
+
+    async def ack(self, event: RecordedEvent) -> None:
+        """This event and all before it are done with. Raises SubscriptionLost: another has seen to it, or will."""
+        ...
 
 
 class EventStore(Protocol):
@@ -194,8 +269,43 @@ class EventStore(Protocol):
         """The version of the stream, 0 if it doesn't exist; for `$all` the head of the global sequence."""
         ...
 
+    async def stream_info(self, stream_id: str) -> StreamInfo | None:
+        """The stream as it stands, deleted or not; None if it doesn't exist."""
+        ...
+
+    async def list_streams(self, *, after: int = 0, limit: int = 1000) -> list[StreamInfo]:
+        """At most `limit` streams whose number is greater than `after`, by their numbers; without `$all`."""
+        ...
+
+    async def link(self, stream_id: str, event_ids: Sequence[UUID], *, expected: ExpectedVersion = "any") -> Linked:
+        """Put events into one more stream, all in one transaction; those that are in it already are left out.
+
+        So it is idempotent, and when nothing is left to link, nothing is expected. Raises WrongExpectedVersion,
+        EventNotFound, StreamDeleted or ReservedStream; nothing is linked then.
+        """
+        ...
+
+    async def delete_stream(self, stream_id: str, *, expected: ExpectedVersion = "any", hard: bool = False) -> None:
+        """Close the stream for reads and appends; its events stay in `$all` and in links.
+
+        `hard` removes it for good: its events from everywhere, its snapshot, its claims, its subscriptions, and the
+        links in it. It may be deleted before. Readers step over the gaps that this leaves in other streams.
+        Raises StreamNotFound, StreamDeleted, WrongExpectedVersion or ReservedStream.
+        """
+        ...
+
+    def subscribe(
+        self, name: str, *, stream_id: str = ALL_STREAM, start: Start = "origin", batch: int = 1000
+    ) -> AbstractAsyncContextManager[Subscription]:
+        """Within this block, its one owner: entering it waits for that.
+
+        A subscription is known by its name and stream. `start` counts when it is new, later its checkpoint does.
+        `batch` is the most events at a time.
+        """
+        ...
+
     async def record_snapshot(self, snapshot: Snapshot) -> None:
-        """Keep the snapshot, unless there is a newer one of its stream already."""
+        """Keep the snapshot, unless there is a newer one already that isn't ahead of its stream."""
         ...
 
     async def reserve(self, claim: Claim, command_id: UUID, *, lease_seconds: float) -> ReserveOutcome:
@@ -229,3 +339,18 @@ class EventStore(Protocol):
     async def unblock_product(self, product_id: UUID) -> bool:
         """Says whether it was blocked."""
         ...
+
+
+class Read(Protocol):
+    """`store.read_all`, or `partial(store.read_stream, stream_id)`."""
+
+    async def __call__(self, *, after: int, limit: int) -> list[RecordedEvent]: ...
+
+
+async def in_batches(read: Read, *, after: int = 0, size: int = 1000) -> AsyncGenerator[list[RecordedEvent]]:
+    """What `read` can read, `size` events at a time: a stream of any length in bounded memory."""
+    while page := await read(after=after, limit=size):
+        yield page
+        if len(page) < size:
+            break
+        after = page[-1].number

@@ -49,22 +49,18 @@ def unreachable(store: PostgresStore, *methods: str, times: int | None = None) -
 
 
 @contextmanager
-def answers_lost(store: PostgresStore, *methods: str) -> Generator[list[str]]:
-    """Every other call is done, but its answer gets lost: the caller can't tell it from a call that wasn't done."""
+def answers_lost(store: PostgresStore, method: str, times: int | None = None) -> Generator[list[str]]:
+    """The first `times` such calls, or all of them, are done, but their callers never hear of it."""
     lost: list[str] = []
-    with ExitStack() as faults:
-        for method in methods or METHODS:
-            calls: list[str] = []
 
-            async def lose(real: Real, *_: Any, method: str = method, calls: list[str] = calls) -> Any:
-                calls.append(method)
-                answer = await real()
-                if len(calls) % 2:
-                    lost.append(method)
-                    raise ConnectionError(f"the connection broke before the answer came ({method})")
-                return answer
+    async def lose(real: Real, *_: Any) -> Any:
+        answer = await real()
+        if times is not None and len(lost) >= times:
+            return answer
+        lost.append(method)
+        raise ConnectionError(f"the connection broke before the answer came ({method})")
 
-            faults.enter_context(interposed(store, method, lose))
+    with interposed(store, method, lose):
         yield lost
 
 

@@ -35,8 +35,6 @@ UNIQUE = frozenset({"CreateOrder"})
 
 # Another writer may come in between (another program, a run that Temporal has given up): decide anew, not for ever.
 _ROUNDS = 5
-# A step that hangs is given up early enough for another try within the bound.
-_ATTEMPT_SHARE = 3
 # Between two tries, in seconds. Short at first: most faults are over at once, and so is another order's reservation.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 1.0
 
@@ -98,7 +96,6 @@ async def _step(activity: Callable[..., Any], argument: Any, seconds: float) -> 
             activity,
             argument,
             schedule_to_close_timeout=timedelta(seconds=seconds),
-            start_to_close_timeout=timedelta(seconds=seconds / _ATTEMPT_SHARE),
             retry_policy=RetryPolicy(
                 initial_interval=timedelta(seconds=_FIRST_PAUSE),
                 backoff_coefficient=2,

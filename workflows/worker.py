@@ -1,17 +1,30 @@
 """How a worker runs the order process: what it registers, and the bounds it keeps."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
+from temporalio import activity
 from temporalio.client import Client
-from temporalio.worker import PollerBehaviorAutoscaling, UnsandboxedWorkflowRunner, Worker, WorkflowRunner
+from temporalio.worker import (
+    ActivityInboundInterceptor,
+    ExecuteActivityInput,
+    Interceptor,
+    PollerBehaviorAutoscaling,
+    UnsandboxedWorkflowRunner,
+    Worker,
+    WorkflowRunner,
+)
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
 from workflows.order import OrderWorkflow
 
 # The sandbox loads a workflow's modules anew for each run. What is pure or only names things is shared instead.
 _SHARED = ("domain", "activities", "eventstore", "workflows.messages", "workflows.pipeline", "pydantic", "orjson")
+
+_ATTEMPTS_THAT_HANG = 3
+"""So many attempts of a step that hang fit into its time."""
 
 
 def workflow_runner(*, sandboxed: bool) -> WorkflowRunner:
@@ -43,6 +56,7 @@ def order_worker(
         workflows=[OrderWorkflow],
         activities=activities,
         workflow_runner=workflow_runner(sandboxed=sandboxed),
+        interceptors=[_ImpatientSteps()],
         max_cached_workflows=max_cached_workflows,
         max_concurrent_workflow_tasks=max_workflow_tasks,
         max_concurrent_local_activities=max_steps,
@@ -54,3 +68,28 @@ def order_worker(
         sticky_queue_schedule_to_start_timeout=timedelta(seconds=3),
         graceful_shutdown_timeout=timedelta(seconds=shutdown_timeout),
     )
+
+
+class _ImpatientSteps(Interceptor):
+    """Gives an attempt that hangs up early enough for another one.
+
+    start_to_close_timeout isn't up to it: in the SDK the timer of an attempt that has failed runs on and hits a later
+    attempt, whatever that is doing.
+    """
+
+    def intercept_activity(
+        self,
+        next: ActivityInboundInterceptor,  # noqa: A002 - the SDK's name for it
+    ) -> ActivityInboundInterceptor:
+        return _ImpatientStep(next)
+
+
+class _ImpatientStep(ActivityInboundInterceptor):
+    async def execute_activity(
+        self,
+        input: ExecuteActivityInput,  # noqa: A002 - the SDK's name for it
+    ) -> Any:
+        time = activity.info().schedule_to_close_timeout
+        assert time is not None
+        async with asyncio.timeout(time.total_seconds() / _ATTEMPTS_THAT_HANG):
+            return await self.next.execute_activity(input)

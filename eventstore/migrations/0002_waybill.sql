@@ -208,10 +208,15 @@ begin
     where stream_id = 0
     returning stream_version - total into head;
 
-    select greatest(clock_timestamp(), event.created_at) into now_at
-    from (select 1) as always
-    left join public.stream_events as last on last.stream_id = 0 and last.stream_version = head
-    left join public.events as event on event.event_id = last.event_id;
+    -- The last event that there is: after a hard delete, the one at the head may be gone.
+    select greatest(clock_timestamp(), (
+      select event.created_at
+      from public.stream_events as last
+      join public.events as event using (event_id)
+      where last.stream_id = 0
+      order by last.stream_version desc
+      limit 1
+    )) into now_at;
 
     insert into public.events (event_id, event_type, causation_id, correlation_id, data, metadata, created_at)
     select event_id, event_type, causation_id, correlation_id, data, metadata, now_at

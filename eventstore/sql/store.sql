@@ -8,14 +8,16 @@ from waybill.append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14,
 with stream as (
   select stream_id, stream_uuid, stream_version, deleted_at from public.streams where stream_uuid = $1
 ), snapshot as (
-  select snapshots.* from public.snapshots join stream on source_uuid = stream_uuid and source_version <= stream_version
+  select snapshots.* from public.snapshots join stream on source_uuid = stream_uuid
 ), wanted as (
-  select 'event' as kind, here.event_id, here.stream_version as number, stream_uuid, here.stream_version as version
+  select 'event' as kind, here.event_id, here.stream_version as number, here.original_stream_id, stream.stream_id,
+    stream.stream_uuid, here.original_stream_version as version
   from stream
   join public.stream_events as here using (stream_id)
   where here.stream_version > coalesce((select source_version from snapshot), 0)
   union all
-  select 'repeated', own.event_id, own.stream_version, streams.stream_uuid, own.stream_version
+  select 'repeated', own.event_id, own.stream_version, own.stream_id, own.stream_id, streams.stream_uuid,
+    own.stream_version
   from public.stream_events as own
   join public.streams using (stream_id)
   where own.event_id = $2 and own.stream_id = own.original_stream_id
@@ -28,8 +30,13 @@ union all
 select 'snapshot', null, source_version, null, source_uuid, null, source_type, data, metadata, null, null, created_at
 from snapshot
 union all
-select kind, event_id, number, global.stream_version, wanted.stream_uuid, wanted.version, event_type, data, metadata,
-  causation_id, correlation_id, created_at
+select kind, event_id, number, global.stream_version,
+  -- Only a link has to look for its origin.
+  case
+    when wanted.stream_id = wanted.original_stream_id then wanted.stream_uuid
+    else (select stream_uuid from public.streams where streams.stream_id = wanted.original_stream_id)
+  end,
+  wanted.version, event_type, data, metadata, causation_id, correlation_id, created_at
 from wanted
 join public.events using (event_id)
 join public.stream_events as global using (event_id)
@@ -46,7 +53,7 @@ join public.stream_events as here using (stream_id)
 join public.events using (event_id)
 join public.stream_events as global using (event_id)
 join public.streams as original on original.stream_id = here.original_stream_id
-where stream.stream_uuid = $1 and here.stream_version > $2 and global.stream_id = 0
+where stream.stream_uuid = $1 and stream.deleted_at is null and here.stream_version > $2 and global.stream_id = 0
 order by here.stream_version
 limit $3;
 
@@ -60,7 +67,8 @@ join public.stream_events as here using (stream_id)
 join public.events using (event_id)
 join public.stream_events as global using (event_id)
 join public.streams as original on original.stream_id = here.original_stream_id
-where stream.stream_uuid = $1 and ($2::bigint = 0 or here.stream_version < $2) and global.stream_id = 0
+where stream.stream_uuid = $1 and stream.deleted_at is null and ($2::bigint = 0 or here.stream_version < $2)
+  and global.stream_id = 0
 order by here.stream_version desc
 limit $3;
 
@@ -90,16 +98,63 @@ limit $2;
 
 -- name: stream
 -- Where a stream stands.
-select stream_version, deleted_at from public.streams where stream_uuid = $1;
+select stream_uuid, stream_id, stream_version, created_at, deleted_at from public.streams where stream_uuid = $1;
+
+-- name: list_streams
+-- The streams in the order of their creation. $1 after this stream_id, $2 limit.
+select stream_uuid, stream_id, stream_version, created_at, deleted_at
+from public.streams
+where stream_id > greatest($1::bigint, 0)
+order by stream_id
+limit $2;
+
+-- name: link
+-- Link events into a stream (see the function's comment). $1 stream, $2 expected version, $3 event ids.
+select outcome, version, links, unknown_id from waybill.link($1, $2, $3);
+
+-- name: delete_stream
+-- Close a stream. $1 stream, $2 expected version.
+select outcome, version from waybill.delete_stream($1, $2);
+
+-- name: purge_stream
+-- Remove a stream for good. $1 stream, $2 expected version.
+select outcome, version from waybill.purge_stream($1, $2);
 
 -- name: record_snapshot
--- Keep a snapshot, unless a newer one is there.
+-- Keep a snapshot, unless a newer one is there. One that is ahead of its stream is of another stream of that name.
 insert into public.snapshots as held (source_uuid, source_version, source_type, data, metadata)
 values ($1, $2, $3, $4, $5)
 on conflict (source_uuid) do update
 set source_version = excluded.source_version, source_type = excluded.source_type, data = excluded.data,
   metadata = excluded.metadata, created_at = now()
-where held.source_version < excluded.source_version;
+where held.source_version < excluded.source_version
+  or held.source_version > (select stream_version from public.streams where stream_uuid = held.source_uuid);
+
+-- name: subscribe
+-- Enter a subscription, or find it. $1 stream, $2 name, $3 the number to start after, null for the stream's end.
+-- No row: somebody has entered it at the same time, ask again.
+with known as (
+  select subscription_id from public.subscriptions where stream_uuid = $1 and subscription_name = $2
+), entered as (
+  insert into public.subscriptions (stream_uuid, subscription_name, last_seen)
+  select $1, $2, coalesce($3::bigint, (select stream_version from public.streams where stream_uuid = $1), 0)
+  where not exists (select from known)
+  on conflict do nothing
+  returning subscription_id
+)
+select subscription_id from known union all select subscription_id from entered;
+
+-- name: own
+-- Try to become the owner of a subscription, for as long as this session lasts. The key is that of the original.
+select pg_try_advisory_lock('public.subscriptions'::regclass::oid::int, ($1::bigint % 2147483647)::int);
+
+-- name: checkpoint
+-- Where a subscription stands.
+select coalesce(last_seen, 0) from public.subscriptions where subscription_id = $1;
+
+-- name: advance
+-- Move a checkpoint, if it is where its owner has seen it last. $1 subscription, $2 last seen, $3 its new place.
+update public.subscriptions set last_seen = $3 where subscription_id = $1 and coalesce(last_seen, 0) = $2 returning 1;
 
 -- name: reserve
 -- Claim a business key until the lease is over. $1 kind, $2 key, $3 owner, $4 command, $5 lease.

@@ -1,8 +1,10 @@
 """Reading: a stream, the global sequence, and what a command needs of its stream."""
 
+from datetime import timedelta
+from functools import partial
 from uuid import uuid4
 
-from eventstore.store import EventStore, History, Snapshot
+from eventstore.store import EventStore, History, Snapshot, StreamInfo, in_batches
 from tests.contract.appends import APPLES, PEARS, append, event, events, ids, numbers
 
 NOTHING = "0d9f3b6e-50a7-4c53-b0f4-5b1f6d4f2a11"
@@ -167,11 +169,7 @@ async def test_a_stream_with_a_snapshot_is_loaded_from_there(store: EventStore) 
     assert (history.version, history.snapshot, numbers(history.events)) == (3, snapshot(3), [])
 
 
-async def test_a_snapshot_ahead_of_its_stream_is_ignored(store: EventStore) -> None:
-    await append(store, APPLES, *events(2))
-    await store.record_snapshot(snapshot(3))
-    history = await store.load(APPLES, uuid4())
-    assert (history.version, history.snapshot, numbers(history.events)) == (2, None, [1, 2])
+async def test_there_is_no_snapshot_without_a_stream(store: EventStore) -> None:
     await store.record_snapshot(snapshot(1, stream_id=NOTHING))
     assert await store.load(NOTHING, uuid4()) == History(0, None, [], None)
 
@@ -195,34 +193,81 @@ async def test_loading_tells_the_event_of_another_stream_too(store: EventStore) 
     assert (await store.load(APPLES, elsewhere.event_id)).repeated == there
 
 
-# --- Snapshots
+# --- Streams as they stand
 
 
-async def test_a_newer_snapshot_takes_the_place_of_an_older_one(store: EventStore) -> None:
-    await append(store, APPLES, *events(5))
-    for version in (1, 4):
-        await store.record_snapshot(snapshot(version))
-    assert (await store.load(APPLES, uuid4())).snapshot == snapshot(4)
-
-
-async def test_an_older_snapshot_never_takes_the_place_of_a_newer_one(store: EventStore) -> None:
-    await append(store, APPLES, *events(5))
-    for version in (4, 1, 3):
-        await store.record_snapshot(snapshot(version))
-    assert (await store.load(APPLES, uuid4())).snapshot == snapshot(4)
-
-
-async def test_a_snapshot_belongs_to_its_stream(store: EventStore) -> None:
-    for stream in (APPLES, PEARS):
-        await append(store, stream, *events(3))
-    await store.record_snapshot(snapshot(1, stream_id=APPLES))
-    await store.record_snapshot(snapshot(2, stream_id=PEARS))
-    assert (await store.load(APPLES, uuid4())).snapshot == snapshot(1, stream_id=APPLES)
-    assert (await store.load(PEARS, uuid4())).snapshot == snapshot(2, stream_id=PEARS)
-
-
-async def test_a_snapshot_is_kept_byte_for_byte(store: EventStore) -> None:
-    kept = Snapshot(APPLES, 1, "Größe 🍎", b"\x00\xff, not JSON at all", None)
+async def test_a_stream_tells_its_version_and_when_it_was_created(store: EventStore) -> None:
+    first = await append(store, APPLES, *events(2))
     await append(store, APPLES)
-    await store.record_snapshot(kept)
-    assert (await store.load(APPLES, uuid4())).snapshot == kept
+    info = await store.stream_info(APPLES)
+    assert info is not None
+    assert (info.stream_id, info.version, info.deleted_at) == (APPLES, 3, None)
+    assert abs(first.created_at - info.created_at) < timedelta(seconds=10)
+    assert info.created_at.utcoffset() == timedelta(0)
+
+
+async def test_there_is_nothing_to_tell_of_a_stream_that_does_not_exist(store: EventStore) -> None:
+    assert await store.stream_info(NOTHING) is None
+
+
+async def test_the_global_sequence_tells_its_head(store: EventStore) -> None:
+    await append(store, APPLES, *events(2))
+    info = await store.stream_info("$all")
+    assert info is not None
+    assert (info.stream_id, info.number, info.version) == ("$all", 0, 2)
+
+
+async def test_streams_are_listed_page_by_page_in_the_order_of_their_creation(store: EventStore) -> None:
+    names = [f"stream-{number}" for number in (3, 1, 2, 5, 4)]
+    for name in [*names, *names]:
+        await append(store, name)
+    listed: list[StreamInfo] = []
+    while page := await store.list_streams(after=listed[-1].number if listed else 0, limit=2):
+        listed += page
+    assert [(each.stream_id, each.version) for each in listed] == [(name, 2) for name in names]
+    assert listed == [await store.stream_info(name) for name in names]
+
+
+async def test_an_empty_store_lists_no_stream(store: EventStore) -> None:
+    assert await store.list_streams() == []
+    assert await store.list_streams(after=99) == []
+    assert await store.list_streams(limit=0) == []
+
+
+# --- More than fits into memory
+
+
+async def test_a_stream_is_read_in_batches(store: EventStore) -> None:
+    await append(store, PEARS)
+    await append(store, APPLES, *events(7))
+    batches = [numbers(batch) async for batch in in_batches(partial(store.read_stream, APPLES), size=3)]
+    assert batches == [[1, 2, 3], [4, 5, 6], [7]]
+    batches = [numbers(batch) async for batch in in_batches(partial(store.read_stream, APPLES), after=4, size=3)]
+    assert batches == [[5, 6, 7]]
+    assert [batch async for batch in in_batches(partial(store.read_stream, NOTHING))] == []
+
+
+async def test_a_stream_is_read_backwards_in_batches(store: EventStore) -> None:
+    await append(store, APPLES, *events(6))
+    read = partial(store.read_stream, APPLES, backwards=True)
+    assert [numbers(batch) async for batch in in_batches(read, size=4)] == [[6, 5, 4, 3], [2, 1]]
+    assert [numbers(batch) async for batch in in_batches(read, size=3)] == [[6, 5, 4], [3, 2, 1]]
+
+
+async def test_the_global_sequence_is_read_in_batches(store: EventStore) -> None:
+    for happened in ("Picked", "Eaten", "Picked", "Sold", "Picked"):
+        await append(store, APPLES, event(happened))
+    assert [numbers(batch) async for batch in in_batches(store.read_all, size=2)] == [[1, 2], [3, 4], [5]]
+    picked = partial(store.read_all, types=["Picked"])
+    assert [numbers(batch) async for batch in in_batches(picked, size=2)] == [[1, 3], [5]]
+
+
+async def test_events_that_come_while_batches_are_read_are_read_too(store: EventStore) -> None:
+    await append(store, APPLES, *events(4))
+    seen: list[int] = []
+    async for batch in in_batches(store.read_all, size=2):
+        seen += numbers(batch)
+        if len(seen) < 8:
+            await append(store, APPLES, *events(1))
+    assert seen == list(range(1, len(seen) + 1))
+    assert len(seen) >= 6

@@ -5,6 +5,8 @@ record one anew only to take its promise back.
 """
 
 import asyncio
+import json
+import logging
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -181,8 +183,9 @@ def poison(history: WorkflowHistory) -> WorkflowHistory:
     """The history of other code: where this code enriches the completion, that code has reserved something."""
     poisoned = WorkflowHistory.from_json(history.workflow_id, history.to_json_dict())
     for event in poisoned.events:
-        for payload in event.marker_recorded_event_attributes.details["data"].payloads:
-            payload.data = payload.data.replace(b'"EnrichCommand"', b'"ReserveUniqueness"')
+        if event.HasField("marker_recorded_event_attributes"):
+            (step,) = event.marker_recorded_event_attributes.details["data"].payloads
+            step.data = step.data.replace(b'"EnrichCommand"', b'"ReserveUniqueness"')
     return poisoned
 
 
@@ -218,8 +221,14 @@ async def _drive(name: str, databases: Databases, client: Client) -> list[Workfl
 
 
 def _write(history: WorkflowHistory, name: str) -> None:
-    histories.write(history, HISTORIES / f"{name}.json")
+    histories.write(_without_traces(history), HISTORIES / f"{name}.json")
     print(f"{name}: {len(history.events)} events")  # noqa: T201 - what was asked for
+
+
+def _without_traces(history: WorkflowHistory) -> WorkflowHistory:
+    """Tracebacks tell where the recorder's files are, and nothing to the replay."""
+    kept = json.loads(history.to_json(), object_hook=lambda each: {k: v for k, v in each.items() if k != "stackTrace"})
+    return WorkflowHistory.from_json(history.workflow_id, kept)
 
 
 def _reviving(order_id: UUID) -> OrderStart:
@@ -244,4 +253,6 @@ async def _refused(sent: Awaitable[object]) -> None:
 
 
 if __name__ == "__main__":
+    # The faults are made on purpose.
+    logging.getLogger("temporalio").setLevel(logging.CRITICAL)
     asyncio.run(record(sys.argv[1:] or list(SCENARIOS)))

@@ -1,0 +1,54 @@
+"""The event store of a database that may have been adopted: some of its streams may be named in a way of their own."""
+
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Self
+from uuid import UUID
+
+from eventstore.postgres import PostgresStore
+from eventstore.statements import load_statements
+from eventstore.store import Append, Appended, History, RecordedEvent, Snapshot
+
+_SQL = load_statements("eventstore", "adopt.sql")
+
+
+class AdoptedStore(PostgresStore):
+    """Finds an order or a shipment by its id also where the stream's name is that id in capitals, or without hyphens.
+
+    Such names were noted when the database was adopted; there are never new ones.
+    """
+
+    names: Mapping[str, str] = {}
+    """Stream names by the id's usual form."""
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, url: str, pool_size: int = 10) -> AsyncGenerator[Self]:
+        async with super().open(url, pool_size) as store:
+            await store.learn_names()
+            yield store
+
+    async def learn_names(self) -> None:
+        rows = await self._pool.fetch(_SQL["stream_names"])
+        self.names = {str(row["id"]): row["stream_uuid"] for row in rows}
+
+    async def append(self, append: Append) -> Appended:
+        return await super().append(replace(append, stream_id=self._name(append.stream_id)))
+
+    async def load(self, stream_id: str, event_id: UUID) -> History:
+        return await super().load(self._name(stream_id), event_id)
+
+    async def read_stream(
+        self, stream_id: str, *, after: int = 0, limit: int = 1000, backwards: bool = False
+    ) -> list[RecordedEvent]:
+        return await super().read_stream(self._name(stream_id), after=after, limit=limit, backwards=backwards)
+
+    async def stream_version(self, stream_id: str) -> int:
+        return await super().stream_version(self._name(stream_id))
+
+    async def record_snapshot(self, snapshot: Snapshot) -> None:
+        await super().record_snapshot(replace(snapshot, source_id=self._name(snapshot.source_id)))
+
+    def _name(self, stream_id: str) -> str:
+        return self.names.get(stream_id, stream_id)

@@ -1,0 +1,79 @@
+"""Reads events and streams from PostgreSQL, over a pool or over one connection.
+
+Every method is one round trip; an empty page of a stream costs another, to tell one that was deleted.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from eventstore.statements import load_statements
+from eventstore.store import ALL_STREAM, History, RecordedEvent, Snapshot, StreamDeleted, StreamInfo
+
+if TYPE_CHECKING:
+    from eventstore.pool import Connection, Pool
+
+SQL = load_statements("eventstore", "store.sql")
+
+
+class Reader:
+    """The reading half of an EventStore (see store.py)."""
+
+    def __init__(self, source: "Pool | Connection") -> None:
+        self._source = source
+
+    async def load(self, stream_id: str, event_id: UUID) -> History:
+        rows = await self._source.fetch(SQL["load"], stream_id, event_id)
+        version, snapshot, repeated = 0, None, None
+        events: list[RecordedEvent] = []
+        for row in rows:
+            match row["kind"]:
+                case "stream":
+                    version = row["number"]
+                    _refuse_deleted(stream_id, row["created_at"])
+                case "snapshot":
+                    snapshot = Snapshot(row["stream_uuid"], row["number"], row["type"], row["data"], row["metadata"])
+                case "repeated":
+                    repeated = RecordedEvent(*row[1:])
+                case _:
+                    events.append(RecordedEvent(*row[1:]))
+        return History(version, snapshot, events, repeated)
+
+    async def read_stream(
+        self, stream_id: str, *, after: int = 0, limit: int = 1000, backwards: bool = False
+    ) -> list[RecordedEvent]:
+        if stream_id == ALL_STREAM and not backwards:
+            return await self.read_all(after=after, limit=limit)
+        statement = SQL["read_backward" if backwards else "read_forward"]
+        rows = await self._source.fetch(statement, stream_id, after, limit)
+        if not rows:
+            await self.stream_version(stream_id)
+        return [RecordedEvent(*row) for row in rows]
+
+    async def read_all(
+        self, *, after: int = 0, limit: int = 1000, types: Sequence[str] | None = None
+    ) -> list[RecordedEvent]:
+        if types is None:
+            rows = await self._source.fetch(SQL["read_all"], after, limit)
+        else:
+            rows = await self._source.fetch(SQL["read_all_of_types"], after, limit, list(types))
+        return [RecordedEvent(*row) for row in rows]
+
+    async def stream_version(self, stream_id: str) -> int:
+        stream = await self.stream_info(stream_id)
+        if stream is None:
+            return 0
+        _refuse_deleted(stream_id, stream.deleted_at)
+        return stream.version
+
+    async def stream_info(self, stream_id: str) -> StreamInfo | None:
+        row = await self._source.fetchrow(SQL["stream"], stream_id)
+        return StreamInfo(*row) if row else None
+
+    async def list_streams(self, *, after: int = 0, limit: int = 1000) -> list[StreamInfo]:
+        return [StreamInfo(*row) for row in await self._source.fetch(SQL["list_streams"], after, limit)]
+
+
+def _refuse_deleted(stream_id: str, deleted_at: object) -> None:
+    if deleted_at is not None:
+        raise StreamDeleted(stream_id)
