@@ -133,8 +133,7 @@ def replay_command(sources: Sequence[Path], *, as_json: bool) -> None:
     """
     # The SDK logs each failure with its traceback; here a failure is a line of the answer.
     logging.getLogger("temporalio").setLevel(logging.CRITICAL)
-    failed = asyncio.run(_replay_and_print(sources, as_json=as_json))
-    if failed:
+    if asyncio.run(_replay_and_print(sources, as_json=as_json)):
         sys.exit(1)
 
 

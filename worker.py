@@ -108,5 +108,5 @@ async def _projecting(settings: Settings, store: AdoptedStore) -> AsyncGenerator
 if __name__ == "__main__":
     try:
         main(configuration.load())
-    except configuration.SettingsError as error:
+    except (configuration.SettingsError, ConnectionError) as error:
         sys.exit(f"waybill worker: {error}")

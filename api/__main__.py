@@ -8,5 +8,5 @@ from api.app import serve
 if __name__ == "__main__":
     try:
         serve(settings.load())
-    except settings.SettingsError as error:
+    except (settings.SettingsError, ConnectionError) as error:
         sys.exit(f"waybill api: {error}")

@@ -1,5 +1,6 @@
 """The gateway's composition root: here its resources are opened and closed, and its routes put together."""
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import version
@@ -64,8 +65,13 @@ def create_app(settings: Settings) -> FastAPI:
 
 
 def serve(settings: Settings) -> None:
-    """Serve until SIGINT or SIGTERM, then finish what has begun, within a bound."""
+    """Serve until SIGINT or SIGTERM, then finish what has begun, within a bound.
+
+    Raises ConnectionError if one of the databases isn't there to begin with.
+    """
     configure_logging(settings.log_level, settings.log_format)
+    # Within uvicorn it would be a stack trace.
+    asyncio.run(_reach_databases(settings))
     uvicorn.run(
         create_app(settings),
         host=settings.api_host,
@@ -80,6 +86,11 @@ def serve(settings: Settings) -> None:
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
     )
+
+
+async def _reach_databases(settings: Settings) -> None:
+    async with AdoptedStore.open(settings.event_store_url, 1), ReadStore.open(settings.read_store_url, 1):
+        pass
 
 
 @asynccontextmanager

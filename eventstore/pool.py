@@ -3,6 +3,7 @@
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
+from urllib.parse import parse_qsl, urlsplit
 
 import asyncpg
 
@@ -20,7 +21,7 @@ _STATEMENT_TIMEOUT = 30
 @asynccontextmanager
 async def open_pool(url: str, size: int, **settings: str) -> AsyncGenerator["Pool"]:
     """At most `size` connections, the first opened at once. `settings` are PostgreSQL's, for every connection."""
-    async with asyncpg.create_pool(
+    creating = asyncpg.create_pool(
         url,
         min_size=1,
         max_size=size,
@@ -28,7 +29,12 @@ async def open_pool(url: str, size: int, **settings: str) -> AsyncGenerator["Poo
         command_timeout=_STATEMENT_TIMEOUT,
         reset=_leave_session,
         server_settings={"application_name": "waybill", "jit": "off", **settings},
-    ) as pool:
+    )
+    try:
+        pool = await creating
+    except OSError as error:
+        raise ConnectionError(f"no PostgreSQL at {_place(url)}: {error.strerror or error}") from error
+    async with pool:
         yield pool
 
 
@@ -47,6 +53,13 @@ async def open_connection(url: str, **settings: str) -> AsyncGenerator["asyncpg.
         # The block's own error counts, not that a connection which is gone can't say goodbye.
         with suppress(Exception):
             await connection.close(timeout=_CONNECT_TIMEOUT)
+
+
+def _place(url: str) -> str:
+    """The URL without its password, and without what else it may hold."""
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2] or dict(parse_qsl(parts.query)).get("host", "its default socket")
+    return f"{host}, database {parts.path.strip('/')} (see WAYBILL_EVENT_STORE_URL and WAYBILL_READ_STORE_URL)"
 
 
 async def _leave_session(_connection: "Connection") -> None:
