@@ -22,6 +22,7 @@ from observability import configure_logging
 from projections.registry import PROJECTIONS
 from projections.runner import run as run_projections
 from settings import Settings
+from workflows.search_attributes import register_search_attributes
 from workflows.worker import order_worker
 
 log = structlog.get_logger(__name__)
@@ -55,6 +56,7 @@ async def running(settings: Settings) -> AsyncGenerator[None]:
         client = await Client.connect(
             **ClientConfig.load_client_connect_config(), data_converter=pydantic_data_converter
         )
+        await register_search_attributes(client)
         if settings.projections:
             await resources.enter_async_context(_projecting(settings, store))
         worker = order_worker(
@@ -98,11 +100,19 @@ async def _projecting(settings: Settings, store: AdoptedStore) -> AsyncGenerator
         ),
         name="projections",
     )
+    task.add_done_callback(_outlived)
     try:
         yield
     finally:
         task.cancel()
         await asyncio.wait([task])
+
+
+def _outlived(projections: asyncio.Task[None]) -> None:
+    """Projections end when they are cancelled. If they end otherwise, a new process will do better than half of one."""
+    if not projections.cancelled():
+        log.error("worker.projections_ended", exc_info=projections.exception())
+        signal.raise_signal(signal.SIGTERM)
 
 
 if __name__ == "__main__":

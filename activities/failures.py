@@ -12,7 +12,14 @@ from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
 from domain.aggregates import COMMANDS, ORDER
 from domain.commands import CommandRequest
-from domain.refusals import HistoryUnreadable, IdempotencyKeyReused, OrderWasDeleted, Refusal, ShipmentNotFound
+from domain.refusals import (
+    HistoryUnreadable,
+    IdempotencyKeyReused,
+    OrderNotFound,
+    OrderWasDeleted,
+    Refusal,
+    ShipmentNotFound,
+)
 from eventstore.codec import UndecodableEvent
 from eventstore.store import Answer, EventStore, StreamDeleted
 
@@ -22,6 +29,9 @@ CLAIM_LOST = "claim-lost"
 """The reservation ran out and another took the key: reserve again."""
 CLAIM_LEASED = "claim-leased"
 """Another order has reserved the key, but not confirmed it: ask again."""
+
+# What isn't there yet may come, and the gateway says so without asking a run; another's key is not this request's.
+_NOT_KEPT = (IdempotencyKeyReused, OrderNotFound, ShipmentNotFound)
 
 
 def refused(refusal: Refusal) -> ApplicationError:
@@ -47,7 +57,7 @@ async def refusing(store: EventStore, request: CommandRequest) -> AsyncGenerator
         aggregate, _ = COMMANDS[request.command]
         raise refused(OrderWasDeleted() if aggregate is ORDER else ShipmentNotFound()) from None
     except Refusal as refusal:
-        if request.keyed and not isinstance(refusal, IdempotencyKeyReused):
+        if request.keyed and not isinstance(refusal, _NOT_KEPT):
             refusal = await _remember(store, request, refusal)
         raise refused(refusal) from None
 

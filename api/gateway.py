@@ -36,6 +36,8 @@ class Gateway:
         """Let the command be done, and wait, within a bound, until the read models have seen what came of it."""
         receipt = await self.commands.perform(request, order_id)
         await self.settle(response, max(receipt.position, receipt.settled_position))
+        if receipt.settled_position < 0:
+            response.headers[CONSISTENCY] = EVENTUAL
         return receipt
 
     async def submit(self, request: CommandRequest, order_id: UUID, location: str) -> Response:

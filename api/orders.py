@@ -261,8 +261,9 @@ async def read_order_events(
 
 
 def _written(kind: type[W], gateway: Gateway, receipt: Receipt, response: Response) -> W:
-    # A completed order has its shipment from the same command on, and that at its first version.
-    response.headers["ETag"] = entity_tag(receipt.version, 1 if receipt.shipment_id else None)
+    # A completed order has its shipment from the same command on, and that at its first version, unless it is late.
+    shipped = receipt.shipment_id is not None and receipt.settled_position >= 0
+    response.headers["ETag"] = entity_tag(receipt.version, 1 if shipped else None)
     shown = receipt.model_dump(include=set(kind.model_fields))
     return kind(**shown, **gateway.run_of(receipt.order_id))
 

@@ -115,7 +115,7 @@ async def _asking(
     prefer: Annotated[
         str | None,
         Header(
-            description="`respond-async`: answer 202 as soon as the command is sure to be carried out.",
+            description="`respond-async`: answer 202 as soon as the order's run has accepted the command.",
             examples=["respond-async"],
         ),
     ] = None,

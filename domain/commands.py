@@ -69,4 +69,5 @@ class Receipt(Value):
     shipment_id: UUID | None = None
     """The shipment that a completed order becomes."""
     settled_position: int = Field(default=0)
-    """Position of the event that followed from this one at once; 0 if none did, or if this is an old answer."""
+    """Position of the event that followed from this one at once; 0 if none does, or if this is an old answer;
+    -1 if one is still to come."""

@@ -81,7 +81,8 @@ class OrderWorkflow:
         receipt = await self._handle(request)
         # The shipment is made within the same workflow task, unless something is wrong; then it comes later.
         await workflow.wait_condition(lambda: self._memory.owed is None or self._trouble)
-        return receipt.model_copy(update={"settled_position": self._settled_position})
+        settled = self._settled_position if self._memory.owed is None else -1
+        return receipt.model_copy(update={"settled_position": settled})
 
     @workflow.update(name="delete_order")
     async def delete_order(self, request: CommandRequest) -> Receipt:

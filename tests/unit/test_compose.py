@@ -92,7 +92,8 @@ def test_a_stopped_worker_has_the_time_to_finish_its_steps(file: str) -> None:
 
 def test_the_development_server_is_tuned_like_that_of_waybill_dev() -> None:
     server = services("docker-compose.dev.yml")["temporal"]
-    assert f'GOGC: "{temporal._GOGC}"' in server
+    for name, value in temporal.GARBAGE_COLLECTION.items():
+        assert re.search(rf'{name}: "?{value}"?$', server, re.MULTILINE)
     flags = set(re.findall(r"--\S+", server))
     assert {f"{flag}={value}" for flag, value in zip(TUNING[::2], TUNING[1::2], strict=True)} <= flags
 
