@@ -173,7 +173,7 @@ async def test_a_command_that_the_store_was_away_for_can_be_sent_again_to_the_sa
     with unreachable(store):
         await unavailable(orders.add(order_id, command_id=command_id))
     assert (await orders.add(order_id, command_id=command_id)).version == 2
-    assert (await orders.complete(order_id)).settled_position
+    assert (await orders.complete(order_id)).settled_position > 0
     assert (await orders.ship(order_id)).status == "COMPLETED"
     assert await orders.client.get_workflow_handle(workflow_id(order_id)).result() == "shipped"
 
@@ -256,7 +256,7 @@ async def test_a_completed_order_is_answered_and_gets_its_shipment_later_if_that
     await orders.create(order_id)
     with interposed(store, "append", no_shipments):
         completed = await orders.complete(order_id)
-        assert (completed.status, completed.settled_position) == ("COMPLETED", 0)
+        assert (completed.status, completed.settled_position) == ("COMPLETED", -1)
         assert await orders.types(shipment_id(order_id)) == []
     await eventually(lambda: orders.types(shipment_id(order_id)))
     assert (await orders.ship(order_id)).status == "COMPLETED"
@@ -298,7 +298,7 @@ async def test_what_was_looked_up_in_trouble_does_not_replace_what_was_done_mean
     ):
         async with worker(temporal, store, queue, snapshot_interval=last_act_of_a_step):
             completed = await completing
-    assert completed.settled_position
+    assert completed.settled_position > 0
     assert await orders.types(shipment_id(order_id)) == ["ShipmentCreated"]
     await no_task_has_failed(orders)
 
@@ -402,7 +402,7 @@ async def test_every_run_can_be_brought_back_from_its_history_at_any_moment(temp
         with pytest.raises(ProductsBlocked):
             await orders.complete(order_id)
         await store.unblock_product(UUID(BLOCKED))
-        assert (await orders.complete(order_id)).settled_position
+        assert (await orders.complete(order_id)).settled_position > 0
         await orders.ship(order_id)
         assert await orders.client.get_workflow_handle(workflow_id(order_id)).result() == "shipped"
         await no_task_has_failed(orders)
@@ -509,5 +509,5 @@ async def test_no_command_is_lost_while_the_run_continues_as_new_again_and_again
             return found
 
         continued = (await eventually(statuses)).count(WorkflowExecutionStatus.CONTINUED_AS_NEW)
-        assert continued >= 5
+        assert continued >= 2
         await no_task_has_failed(orders)
