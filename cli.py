@@ -52,8 +52,8 @@ class _Waybill(click.Group):
         try:
             return super().main(*args, **options)
         except SystemExit as end:
-            if "temporalio" in sys.modules:
-                _leave(end)
+            if "temporalio" in sys.modules and isinstance(end.code, int):
+                _leave(end.code)
             raise
 
     def invoke(self, ctx: click.Context) -> object:
@@ -214,11 +214,11 @@ def _can_be_mended(error: Exception) -> bool:
     return isinstance(error, RuntimeError) and str(error).startswith("Failed client connect")
 
 
-def _leave(end: SystemExit) -> NoReturn:
+def _leave(code: int) -> NoReturn:
     """End the process without Python's own farewell: if a thread of Temporal's SDK is in Python then, it aborts."""
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(end.code if isinstance(end.code, int) else 0)
+    os._exit(code)
 
 
 def _one_line(error: Exception) -> str:
