@@ -4,10 +4,10 @@ import sys
 
 import uvloop
 
-from benchmarks import appends, growth, lifecycles
+from benchmarks import appends, commands, growth, lifecycles
 from observability import configure_logging
 
-BENCHMARKS = {"lifecycles": lifecycles.run, "appends": appends.run, "growth": growth.run}
+BENCHMARKS = {"lifecycles": lifecycles.run, "appends": appends.run, "growth": growth.run, "commands": commands.run}
 
 
 def main(names: list[str]) -> int:
