@@ -1,6 +1,6 @@
 """What a request works with: the resources that app.py opened, and how a command passes through them."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 from uuid import UUID
@@ -16,6 +16,7 @@ from api.schemas import Accepted
 from domain.commands import CommandRequest, Receipt
 from domain.refusals import PreconditionFailed
 from eventstore.store import EventStore
+from projections.parking import Place
 from projections.queries import ReadStore
 from settings import Settings
 from workflows.messages import workflow_id
@@ -31,6 +32,8 @@ class Gateway:
     temporal: Client
     commands: Commands
     consistency: Consistency
+    parking: Sequence[Place]
+    """Where there are parked events."""
 
     async def perform(self, request: CommandRequest, order_id: UUID, response: Response) -> Receipt:
         """Let the command be done, and wait, within a bound, until the read models have seen what came of it."""

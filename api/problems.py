@@ -24,6 +24,7 @@ PROBLEMS: Mapping[str, tuple[int, str]] = {
     "not-found": (404, "Not found"),
     "order-not-found": (404, "Order not found"),
     "shipment-not-found": (404, "Shipment not found"),
+    "parked-not-found": (404, "Nothing is parked there"),
     "method-not-allowed": (405, "Method not allowed"),
     "order-already-created": (409, "Order already created"),
     "order-already-completed": (409, "Order already completed"),

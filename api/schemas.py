@@ -207,6 +207,24 @@ class Projection(Answer):
     lag: int = Field(description="Events that it has yet to see.", examples=[0])
 
 
+class ParkedEvent(Answer):
+    model_config = ConfigDict(from_attributes=True)
+
+    subscriber: str = Field(description="The projection or the handler that has parked it.", examples=["shipment"])
+    position: int = Field(description="The event's number in the global sequence.", examples=[7])
+    stream_id: str = Field(description="Later events of it wait behind this one.", examples=[ORDER_ID])
+    event_id: UUID
+    event_type: str = Field(examples=["Order.OrderCompleted"])
+    state: Literal["failed", "behind", "retry", "waiting", "discarded"] = Field(
+        description="`failed`: for somebody to see to; `behind`: an earlier event holds it up; `retry`: to be looked "
+        "at now; `waiting`: too early for it; `discarded`: given up, it holds up nothing."
+    )
+    reason: str = Field(description="What was wrong the last time.")
+    attempts: int = Field(description="How often it was looked at.", examples=[5])
+    retry_at: datetime | None = Field(description="When it is looked at by itself; null: when somebody says so.")
+    parked_at: datetime
+
+
 class Page(Answer, Generic[T]):
     items: list[T]
     next: str | None = Field(description="What `after` has to be for the next page; null on the last one.")

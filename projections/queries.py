@@ -45,6 +45,11 @@ class ReadStore:
         async with open_pool(url, pool_size) as pool:
             yield cls(pool)
 
+    @property
+    def pool(self) -> "Pool":
+        """For what is kept beside the read models, in the same database."""
+        return self._pool
+
     async def order(self, order_id: UUID) -> tuple[OrderRow, Sequence[Item]] | None:
         """The order and its items by line; None if there is none, or it was deleted."""
         rows = await self._pool.fetch(_SQL["order"], order_id)
