@@ -14,7 +14,7 @@ from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.envconfig import ClientConfig
 
-from api import blocked_products, events, health, openapi, orders, problems, shipments
+from api import blocked_products, events, health, openapi, orders, parked, problems, shipments
 from api.commands import Commands
 from api.consistency import Consistency
 from api.gateway import Gateway
@@ -56,7 +56,7 @@ def create_app(settings: Settings) -> FastAPI:
         redirect_slashes=False,
         generate_unique_id_function=_name,
     )
-    for module in (orders, shipments, blocked_products, events, health):
+    for module in (orders, shipments, blocked_products, events, parked, health):
         app.include_router(module.router)
     problems.install(app)
     openapi.describe(app)
@@ -109,6 +109,7 @@ async def _open(settings: Settings) -> AsyncGenerator[Gateway]:
             temporal=temporal,
             commands=Commands(temporal, store, settings),
             consistency=consistency,
+            parking=(store.pool, read_store.pool),
         )
 
 
