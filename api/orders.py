@@ -89,7 +89,7 @@ _TO_OPEN_ORDER = (
     response_model=WrittenOrder,
     responses=answers(201, "ETag", "Location", CONSISTENCY)
     | accepted()
-    | problems(*_WITH_BODY, "order-already-created", "order-number-taken", "history-unreadable"),
+    | problems(*_WITH_BODY, "order-already-created", "order-number-taken", "order-deleted", "history-unreadable"),
 )
 async def create_order(
     new: Annotated[NewOrder, _NEW_ORDER], asking: Headers, gateway: Resources, response: Response
