@@ -5,6 +5,7 @@ json.loads alone would drop duplicate keys, take NaN, and round decimals.
 
 import json
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any, NoReturn
 
@@ -22,16 +23,31 @@ class Route(APIRoute):
     """A route whose body is strict JSON and whose validation errors are the domain's."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        handle = super().get_route_handler()
+        in_full, in_short = super().get_route_handler(), self._without_query()
         model = _model(self)
 
         async def handle_strictly(request: Request) -> Response:
+            handle = in_full if request.scope["query_string"] else in_short
             try:
                 return await handle(_JsonRequest(request.scope, request.receive) if model else request)
             except RequestValidationError as invalid:
                 raise await self.refusal(request, model, invalid) from None
 
         return handle_strictly
+
+    def _without_query(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """The handler for requests without a query: looking for each parameter of it costs more than a look-up by key.
+
+        What the parameters are then is said by the defaults of the route's function.
+        """
+        whole = self.dependant
+        if any(field.field_info.is_required() for field in whole.query_params):
+            return super().get_route_handler()
+        self.dependant = replace(whole, query_params=[])
+        try:
+            return super().get_route_handler()
+        finally:
+            self.dependant = whole
 
     async def refusal(
         self, _request: Request, model: type[BaseModel] | None, invalid: RequestValidationError
