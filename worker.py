@@ -103,6 +103,7 @@ async def _projecting(settings: Settings, store: AdoptedStore) -> AsyncGenerator
         poll=settings.projection_poll,
         batch=settings.projection_batch,
         owner=f"{socket.gethostname()}:{os.getpid()}",
+        reported=store.was_reported,
     )
     async with _beside("projections", work):
         yield

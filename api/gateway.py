@@ -9,7 +9,7 @@ from fastapi import Depends, Request, Response
 from temporalio.client import Client
 
 from api.commands import Commands
-from api.consistency import PROJECTIONS, Consistency
+from api.consistency import NAMES, Consistency
 from api.parameters import CONSISTENCY, EVENTUAL
 from api.preconditions import expected_versions
 from api.schemas import Accepted
@@ -50,7 +50,7 @@ class Gateway:
         headers = {"Location": location, "Preference-Applied": "respond-async"}
         return Response(accepted.model_dump_json(), 202, headers, "application/json")
 
-    async def settle(self, response: Response, position: int, projections: Collection[str] = PROJECTIONS) -> None:
+    async def settle(self, response: Response, position: int, projections: Collection[str] = NAMES) -> None:
         """Wait until the projections have come to `position`; if it takes too long, the answer says so."""
         within = self.settings.consistency_timeout
         if not await self.consistency.reached(position, projections=projections, within=within):
