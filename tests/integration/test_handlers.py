@@ -314,11 +314,11 @@ async def test_handlers_tell_how_far_they_are_who_owns_them_and_what_they_have_p
         (owned,) = await handlers_status(store.pool)
         assert (owned.name, owned.position, owned.lag, owned.lag_seconds) == ("shipment", 2, 0, 0)
         assert "PostgreSQL process" in (owned.owner or "")
-        assert owned.parked == {"failed": 1}
+        assert (owned.state, owned.parked) == ("running", 1)
     await happen(store, PEARS, "Picked", "Eaten")
 
     async def behind() -> bool:
         (status,) = await handlers_status(store.pool)
-        return status.owner is None and status.lag == 2 and status.lag_seconds > 0
+        return status.state == "waiting" and status.lag == 2 and status.lag_seconds > 0
 
     await eventually(behind)
