@@ -184,7 +184,10 @@ async def list_orders(
     after: After = None,
     min_position: MinPosition = 0,
 ) -> Page[OrderSummary]:
-    """Orders without their items, newest first. Every filter narrows the list."""
+    """Orders without their items, newest first. Every filter narrows the list.
+
+    A page of a product's orders may be shorter than its limit: `next` says whether more follow.
+    """
     await gateway.settle(response, min_position, ["orders"])
     found = await gateway.read_store.orders(
         before=pagination.decode(after),
@@ -192,10 +195,10 @@ async def list_orders(
         business_partner=business_partner,
         order_number=order_number,
         product_id=product_id,
-        limit=limit + 1,
+        limit=limit,
     )
-    page, following = pagination.cut(request, response, found, limit, lambda row: pagination.encode(row.position))
-    return Page(items=[_summary(gateway, row) for row in page], next=following)
+    items = [_summary(gateway, row) for row in found.rows]
+    return Page(items=items, next=pagination.following(request, response, found.end))
 
 
 @router.get(

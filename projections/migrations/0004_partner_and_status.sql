@@ -1,0 +1,2 @@
+-- Pages of one business partner's orders of one status, in the order of the index.
+create index ix_orders_business_partner_status_position on public.orders (business_partner, status, position);
