@@ -68,6 +68,10 @@ class ReadStore:
         items = [_of(Item, row) for row in rows if row["product_id"] is not None]
         return _of(OrderRow, rows[0]), items
 
+    async def shipment_of(self, order_id: UUID) -> UUID | None:
+        """The order's shipment; None if it has none, or there is no such order."""
+        return await self._pool.fetchval(_SQL["shipment_of"], order_id)
+
     async def orders(
         self,
         *,

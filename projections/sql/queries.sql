@@ -7,6 +7,10 @@ left join order_items i on i.order_id = o.id
 where o.id = $1
 order by i.line;
 
+-- name: shipment_of
+-- The shipment of an order.
+select shipment_id from orders where id = $1;
+
 -- name: orders
 -- Newest first, those before the position $1. $2 status, $3 business partner: null is any. $4 limit.
 -- One part is executed: which one shows before a row is read. Each asks for an order that one index alone has, so that
