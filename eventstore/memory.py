@@ -68,7 +68,7 @@ class _Stream:
 
     def add(self, event: RecordedEvent) -> None:
         self.version += 1
-        self.events.append(replace(event, number=self.version))
+        self.events.append(event._replace(number=self.version))
 
     def purge(self, stream_id: str) -> None:
         self.events = [event for event in self.events if event.stream_id != stream_id]

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal, Protocol, Self
+from typing import Literal, NamedTuple, Protocol, Self
 from uuid import UUID
 
 ALL_STREAM = "$all"
@@ -34,9 +34,8 @@ class NewEvent:
     correlation_id: UUID | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class RecordedEvent:
-    """An event of a stream that was read."""
+class RecordedEvent(NamedTuple):
+    """An event of a stream that was read. A tuple, because many are made: it takes a third of the time."""
 
     event_id: UUID
     number: int
