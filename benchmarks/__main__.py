@@ -4,10 +4,18 @@ import sys
 
 import uvloop
 
-from benchmarks import appends, growth, lifecycles
+from benchmarks import appends, growth, lag, lifecycles, pages, reads, rebuild
 from observability import configure_logging
 
-BENCHMARKS = {"lifecycles": lifecycles.run, "appends": appends.run, "growth": growth.run}
+BENCHMARKS = {
+    "lifecycles": lifecycles.run,
+    "appends": appends.run,
+    "growth": growth.run,
+    "pages": pages.run,
+    "lag": lag.run,
+    "rebuild": rebuild.run,
+    "reads": reads.run,
+}
 
 
 def main(names: list[str]) -> int:

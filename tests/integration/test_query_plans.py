@@ -11,7 +11,7 @@ import asyncpg
 import pytest
 
 from databases import Databases
-from many_orders import EVERY, FEW, HALF, NOBODY, NONE, OLD_HALF, RARE, THOUSANDTH, TWO_THOUSANDTH, fill
+from benchmarks.many_orders import EVERY, FEW, HALF, NOBODY, NONE, OLD_HALF, RARE, THOUSANDTH, TWO_THOUSANDTH, fill
 from projections.migrate import migrate
 from projections.queries import ReadStore
 
