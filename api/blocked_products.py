@@ -41,18 +41,18 @@ async def unblock_product(product_id: ProductId, asking: Headers, gateway: Resou
 
 
 async def _once(
-    gateway: Gateway, asking: Asking, what: str, product_id: UUID, effect: Callable[[UUID], Awaitable[bool]]
+    gateway: Gateway, asking: Asking, what: str, product_id: UUID, effect: Callable[..., Awaitable[bool]]
 ) -> None:
     """Do it; under a key that was used for it before, don't: somebody may have decided otherwise since."""
     if not asking.keyed:
         await effect(product_id)
         return
     fingerprint = asking.fingerprint(what, {"product_id": str(product_id)})
-    known = await gateway.store.recall(asking.command_id, event_id(asking.command_id, 0))
-    answer = known.answer
-    if answer is None and known.event is None:
-        await effect(product_id)
-        # After the effect: whoever dies in between does it again, which changes nothing.
-        answer = await gateway.store.remember(Answer(asking.command_id, fingerprint, b"{}"))
-    if answer is None or answer.fingerprint != fingerprint:
+    first_event = event_id(asking.command_id, 0)
+    known = await gateway.store.recall(asking.command_id, first_event)
+    if known.event is None and known.answer is None:
+        await effect(product_id, once=Answer(asking.command_id, fingerprint, b"{}"))
+        # Another request under the same key may have been first.
+        known = await gateway.store.recall(asking.command_id, first_event)
+    if known.answer is None or known.answer.fingerprint != fingerprint:
         raise IdempotencyKeyReused

@@ -138,12 +138,16 @@ class PostgresStore(Reader):
         rows = await self._pool.fetch(SQL["blocked_products"], among)
         return [BlockedProduct(*row.values()) for row in rows]
 
-    async def block_product(self, product_id: UUID) -> bool:
-        return await self._pool.fetchval(SQL["block_product"], product_id) is not None
+    async def block_product(self, product_id: UUID, *, once: Answer | None = None) -> bool:
+        return await self._pool.fetchval(SQL["block_product"], product_id, *_columns(once)) is not None
 
-    async def unblock_product(self, product_id: UUID) -> bool:
-        return await self._pool.fetchval(SQL["unblock_product"], product_id) is not None
+    async def unblock_product(self, product_id: UUID, *, once: Answer | None = None) -> bool:
+        return await self._pool.fetchval(SQL["unblock_product"], product_id, *_columns(once)) is not None
 
     async def ping(self) -> None:
         """Raises if the database can't be asked."""
         await self._pool.fetchval(SQL["stream"], ALL_STREAM)
+
+
+def _columns(answer: Answer | None) -> tuple[object, object, object]:
+    return (answer.command_id, answer.fingerprint, answer.outcome) if answer else (None, None, None)

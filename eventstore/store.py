@@ -332,12 +332,15 @@ class EventStore(Protocol):
         """The products that must not be sold, by id; only those of `among` if given."""
         ...
 
-    async def block_product(self, product_id: UUID) -> bool:
-        """Says whether it is news."""
+    async def block_product(self, product_id: UUID, *, once: Answer | None = None) -> bool:
+        """Says whether it is news.
+
+        With `once`, that answer is kept in the same transaction; nothing is done if its command has one already.
+        """
         ...
 
-    async def unblock_product(self, product_id: UUID) -> bool:
-        """Says whether it was blocked."""
+    async def unblock_product(self, product_id: UUID, *, once: Answer | None = None) -> bool:
+        """Says whether it was blocked. `once` is the same as in `block_product`."""
         ...
 
 
