@@ -58,13 +58,15 @@ class Settings(BaseSettings):
     worker_shutdown_timeout: PositiveFloat = 10
     """How long a stopping worker lets running steps finish."""
     projections: bool = True
-    """Whether this worker process takes part in running the projections."""
+    """Whether this worker process takes part in running the projections and the event handlers."""
     projection_batch: PositiveInt = 2000
     """Events that a projection applies in one transaction, at most."""
     projection_lease: PositiveFloat = 1.5
     """A projection's owner that says nothing for this long is taken for dead."""
     projection_poll: PositiveFloat = 0.5
     """How often a projection looks for events when no notification has come."""
+    purge_deleted: bool = False
+    """Whether the events of deleted orders are removed for good, once everybody has seen them."""
 
     api_host: str = "127.0.0.1"
     api_port: int = Field(default=8000, ge=0, le=65535)

@@ -31,19 +31,19 @@ async def list_blocked_products(gateway: Resources) -> Listing[BlockedProduct]:
 @router.put("/{product_id}", status_code=204, responses=problems(*WRITES))
 async def block_product(product_id: ProductId, asking: Headers, gateway: Resources) -> None:
     """Block a product: orders that contain it can't be completed any more. It may be blocked already."""
-    await _once(gateway, asking, "BlockProduct", product_id, gateway.store.block_product)
+    await _change(gateway, asking, "BlockProduct", product_id, gateway.store.block_product)
 
 
 @router.delete("/{product_id}", status_code=204, responses=problems(*WRITES))
 async def unblock_product(product_id: ProductId, asking: Headers, gateway: Resources) -> None:
     """Let a product be sold again. It may not have been blocked."""
-    await _once(gateway, asking, "UnblockProduct", product_id, gateway.store.unblock_product)
+    await _change(gateway, asking, "UnblockProduct", product_id, gateway.store.unblock_product)
 
 
-async def _once(
+async def _change(
     gateway: Gateway, asking: Asking, what: str, product_id: UUID, effect: Callable[..., Awaitable[bool]]
 ) -> None:
-    """Do it; under a key that was used for it before, don't: somebody may have decided otherwise since."""
+    """Under a key, the change is one transaction with its answer: repeated, it undoes nothing decided since."""
     if not asking.keyed:
         await effect(product_id)
         return

@@ -52,10 +52,10 @@ def filter_failure(context: HookContext, failure: Any, case: Any, response: Any)
 @schemathesis.hook
 def map_body(context: HookContext, body: Any) -> Any:
     """A quantity that the schema allows, with as many digits as we allow: only so do orders come about."""
-    order = body if isinstance(body, dict) else {}
-    items = order.get("items")
-    for item in [order, *(items if isinstance(items, list) else ())]:
-        quantity = item.get("quantity") if isinstance(item, dict) else None
+    order: dict[str, Any] = body if isinstance(body, dict) else {}
+    items: list[Any] = order["items"] if isinstance(order.get("items"), list) else []
+    for item in (order, *items):
+        quantity: Any = item.get("quantity") if isinstance(item, dict) else None
         if type(quantity) in (int, float) and 0 < quantity < 10**12 and abs(quantity - round(quantity, 3)) < 1e-9:
             item["quantity"] = round(quantity % 10**9, 3) or 1
     return body
