@@ -26,13 +26,13 @@ async def list_blocked_products(gateway: Resources) -> Listing[BlockedProduct]:
     return Listing(items=[BlockedProduct(product_id=each.product_id, blocked_at=each.blocked_at) for each in blocked])
 
 
-@router.put("/{product_id}", status_code=204, responses=problems(*WRITES, "validation-failed"))
+@router.put("/{product_id}", status_code=204, responses=problems(*WRITES))
 async def block_product(product_id: ProductId, asking: Headers, gateway: Resources) -> None:
     """Block a product: orders that contain it can't be completed any more. It may be blocked already."""
     await _change(gateway, asking, "BlockProduct", product_id, gateway.store.block_product)
 
 
-@router.delete("/{product_id}", status_code=204, responses=problems(*WRITES, "validation-failed"))
+@router.delete("/{product_id}", status_code=204, responses=problems(*WRITES))
 async def unblock_product(product_id: ProductId, asking: Headers, gateway: Resources) -> None:
     """Let a product be sold again. It may not have been blocked."""
     await _change(gateway, asking, "UnblockProduct", product_id, gateway.store.unblock_product)

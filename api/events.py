@@ -9,7 +9,7 @@ from pydantic import JsonValue
 
 from api import pagination
 from api.gateway import Resources
-from api.openapi import answers, problems
+from api.openapi import answers
 from api.pagination import MAX_POSITION
 from api.route import Route
 from api.schemas import Event, EventPage
@@ -29,7 +29,7 @@ Types = Annotated[
 ]
 
 
-@router.get("/events", responses=answers(200, "Link") | problems("validation-failed"))
+@router.get("/events", responses=answers(200, "Link"))
 async def read_events(
     *,
     request: Request,

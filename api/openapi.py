@@ -1,5 +1,6 @@
 """What /docs says besides what the code says for itself: headers, problems and their examples."""
 
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -9,6 +10,18 @@ from pydantic import JsonValue
 from api.parameters import CONSISTENCY, EVENTUAL
 from api.problems import MEDIA_TYPE, PROBLEMS, RETRIABLE, problem
 from api.schemas import Accepted, Problem
+from api.telemetry import REQUEST_ID
+
+_SAMPLES: Mapping[str, JsonValue] = {
+    "uuid": "1e0c1f0a-6c0d-5a4b-9c8e-3a5d1f2b7c90",
+    "date-time": "2026-01-31T12:00:00Z",
+    "integer": 1,
+    "number": 1,
+    "string": "text",
+    "boolean": True,
+    "null": None,
+    "object": {},
+}
 
 Responses = dict[int | str, dict[str, Any]]
 
@@ -17,15 +30,37 @@ _HEADERS: dict[str, dict[str, Any]] = {
     "Location": {"description": "Where it is.", "schema": {"type": "string"}},
     "Link": {"description": "The next page, if there is one.", "schema": {"type": "string"}},
     "Preference-Applied": {"schema": {"type": "string", "enum": ["respond-async"]}},
+    REQUEST_ID: {
+        "description": "What the log has it under: the caller's own, or a new one.",
+        "schema": {"type": "string"},
+    },
+    "Allow": {"description": "The methods that the path takes.", "schema": {"type": "string"}},
     "Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}},
     CONSISTENCY: {
         "description": f"`{EVENTUAL}`: the read models had not come to the position within the bound.",
         "schema": {"type": "string", "enum": [EVENTUAL]},
     },
 }
-_ANY_TIME = ("internal-error", "unavailable")
+# What every route may answer with, before it has a say in it, or when something fails.
+_ANY_TIME = (
+    "malformed-request",
+    "method-not-allowed",
+    "request-timeout",
+    "uri-too-long",
+    "validation-failed",
+    "headers-too-large",
+    "internal-error",
+    "unavailable",
+)
+_METHODS = frozenset({"get", "put", "post", "delete"})
 
-WRITES = ("malformed-request", "idempotency-key-reused", "too-many-requests")
+WRITES = (
+    "origin-not-allowed",
+    "content-too-large",
+    "unsupported-media-type",
+    "idempotency-key-reused",
+    "too-many-requests",
+)
 """The problems that every write may have."""
 
 
@@ -48,30 +83,71 @@ def accepted() -> Responses:
 def problems(*codes: str) -> Responses:
     """The problems that a route may answer with, besides those that every route may."""
     documented: Responses = {}
-    for code in (*codes, *_ANY_TIME):
+    for code in codes:
         status, _ = PROBLEMS[code]
         if status not in documented:
             schema = {"$ref": "#/components/schemas/Problem"}
             content = {MEDIA_TYPE: {"schema": schema, "examples": {}}}
             documented[status] = {"description": HTTPStatus(status).phrase, "content": content}
         documented[status]["content"][MEDIA_TYPE]["examples"][code] = {"value": _example(code)}
+        if code == "method-not-allowed":
+            documented[status].update(answers(status, "Allow")[status])
         if code in RETRIABLE:
             documented[status].update(answers(status, "Retry-After")[status])
     return documented
 
 
 def describe(app: FastAPI) -> None:
-    """Let the app's OpenAPI document have the schema that the problems refer to."""
+    """Complete the app's OpenAPI document: the problems that are everywhere, their schema, examples of all answers."""
     generate = app.openapi
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
-            schemas = generate()["components"]["schemas"]
+            document = generate()
+            schemas = document["components"]["schemas"]
             schema = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
             schemas |= {**schema.pop("$defs"), "Problem": schema}
+            for name in ("HTTPValidationError", "ValidationError"):
+                schemas.pop(name, None)
+            for path in document["paths"].values():
+                for method in _METHODS & path.keys():
+                    _complete(path[method]["responses"], schemas)
         return generate()
 
     app.openapi = openapi
+
+
+def _complete(responses: dict[str, Any], schemas: Mapping[str, Any]) -> None:
+    """Add to one operation's answers what all have."""
+    if "HTTPValidationError" in str(responses.get("422")):
+        # FastAPI's own idea of a validation error, which no answer here is.
+        del responses["422"]
+    for status, everywhere in problems(*_ANY_TIME).items():
+        own = responses.setdefault(str(status), everywhere)
+        content = own.setdefault("content", {}).setdefault(MEDIA_TYPE, everywhere["content"][MEDIA_TYPE])
+        content["examples"] = everywhere["content"][MEDIA_TYPE]["examples"] | content["examples"]
+        own.setdefault("headers", {}).update(everywhere.get("headers", {}))
+    for answer in responses.values():
+        answer.setdefault("headers", {})[REQUEST_ID] = _HEADERS[REQUEST_ID]
+        json = answer.get("content", {}).get("application/json")
+        if json and json.get("schema") and "example" not in json and "examples" not in json:
+            json["example"] = _sample(json["schema"], schemas)
+
+
+def _sample(schema: Mapping[str, Any], schemas: Mapping[str, Any]) -> JsonValue:
+    """A value of this schema, made of the examples that its fields have."""
+    if "$ref" in schema:
+        schema = schemas[schema["$ref"].rpartition("/")[2]]
+    for choices in ("examples", "enum"):
+        if choices in schema:
+            return schema[choices][0]
+    if "anyOf" in schema:
+        return _sample(schema["anyOf"][0], schemas)
+    if "properties" in schema:
+        return {name: _sample(field, schemas) for name, field in schema["properties"].items()}
+    if "items" in schema:
+        return [_sample(schema["items"], schemas)]
+    return _SAMPLES[schema.get("format") or schema.get("type", "object")]
 
 
 def _example(code: str) -> dict[str, JsonValue]:

@@ -281,6 +281,16 @@ class Readiness(Answer):
     )
 
 
+class ProblemPage(Answer):
+    """What a problem is, and what helps."""
+
+    type: str = Field(examples=["/problems/validation-failed"])
+    code: str = Field(examples=["validation-failed"])
+    status: int = Field(examples=[422])
+    title: str = Field(examples=["Validation failed"])
+    help: str = Field(examples=["The request can be read, but breaks rules."])
+
+
 class Problem(BaseModel):
     """RFC 9457. `code` is stable; `detail` is for people. Some codes have members of their own."""
 

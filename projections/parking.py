@@ -5,7 +5,7 @@ in the read store, handlers in the event store. Who asks for a retry or discards
 subscriber's.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal, TypeAlias
@@ -63,7 +63,7 @@ class Parking:
 
 
 async def park(place: Place, subscriber: str, events: Sequence[Parking]) -> None:
-    """Keep the events. What has been discarded meanwhile stays so."""
+    """Keep the events. What has been discarded meanwhile stays so; what has a reason to be parked keeps it."""
     rows = [
         (
             parking.event.position,
@@ -87,14 +87,18 @@ async def done(place: Place, subscriber: str, positions: Sequence[int]) -> None:
         await place.execute(_SQL["done"], subscriber, positions)
 
 
-async def held_up(place: Place, subscriber: str) -> set[str]:
-    """The streams whose next events have to be parked, too: as `behind`."""
-    return {row["stream_id"] for row in await place.fetch(_SQL["held_up"], subscriber)}
+async def held_up(place: Place, subscriber: str, among: Collection[str] | None = None) -> set[str]:
+    """The streams whose next events have to be parked, too: as `behind`. Only those `among` some, if given."""
+    return {row["stream_id"] for row in await place.fetch(_SQL["held_up"], subscriber, among)}
 
 
-async def due(place: Place, subscriber: str, limit: int) -> list[Parked]:
-    """What is to be looked at now, at most `limit` events in order: of a stream that is due all, from the first on."""
-    return [Parked(*row) for row in await place.fetch(_SQL["due"], subscriber, limit)]
+async def due(place: Place, subscriber: str, limit: int, *, orphans: bool = False) -> list[Parked]:
+    """What is to be looked at now, at most `limit` events in order: of a stream that is due all, from the first on.
+
+    `orphans`: also what stands behind nothing of its own stream. For who lets events wait for those of other streams,
+    that is no reason.
+    """
+    return [Parked(*row) for row in await place.fetch(_SQL["due"], subscriber, limit, orphans)]
 
 
 # --- For whoever looks after them, wherever they are

@@ -1,6 +1,7 @@
 -- name: park
 -- Keep events for later, or keep them for longer. Those of their streams that were to be looked at now stand behind
--- them again. What somebody has discarded stays discarded. $1 subscriber, then a list of each column; $9 is seconds.
+-- them again. What somebody has discarded stays discarded, and an event that comes again, and would stand behind itself,
+-- stays what it is. $1 subscriber, then a list of each column; $9 is seconds.
 with parking as (
   select *
   from unnest($2::bigint[], $3::text[], $4::uuid[], $5::text[], $6::text[], $7::text[], $8::int[], $9::float8[])
@@ -13,7 +14,7 @@ with parking as (
   from parking
   on conflict (subscriber, position) do update
   set state = excluded.state, reason = excluded.reason, attempts = excluded.attempts, retry_at = excluded.retry_at
-  where known.state <> 'discarded'
+  where known.state <> 'discarded' and (excluded.state <> 'behind' or known.state = 'retry')
 )
 update waybill.parked as later set state = 'behind', retry_at = null
 from parking
@@ -29,11 +30,13 @@ update waybill.parked as next set state = 'retry'
 where subscriber = $1 and stream_id in (select stream_id from gone) and state = 'behind' and position <> all ($2);
 
 -- name: held_up
--- The streams whose events have to wait for a subscriber, because an earlier one does.
-select distinct stream_id from waybill.parked where subscriber = $1 and state <> 'discarded';
+-- The streams whose events have to wait for the subscriber $1, because an earlier one does. $2 among these, or null.
+select distinct stream_id from waybill.parked
+where subscriber = $1 and state <> 'discarded' and ($2::text[] is null or stream_id = any ($2));
 
 -- name: due
--- What a subscriber is to look at now: the events of streams whose first is due, in order. $1 subscriber, $2 limit.
+-- What a subscriber is to look at now: the events of streams whose first is due, in order. $1 subscriber, $2 limit,
+-- $3 whether one that stands behind nothing is due.
 with first as (
   select distinct on (stream_id) stream_id, state, retry_at
   from waybill.parked
@@ -43,7 +46,7 @@ with first as (
 select parked.*
 from first
 join waybill.parked using (stream_id)
-where (first.state = 'retry' or first.retry_at <= clock_timestamp())
+where (first.state = 'retry' or first.retry_at <= clock_timestamp() or ($3 and first.state = 'behind'))
   and parked.subscriber = $1 and parked.state <> 'discarded'
 order by position
 limit $2;
