@@ -153,7 +153,7 @@ def api() -> None:
     )
 )
 def worker() -> None:
-    """Run a worker: orders, their steps, projections.
+    """Run a worker: orders, their steps, projections, event handlers.
 
     Start as many as you like, on as many hosts as you like. TERM lets the steps that run finish.
     """

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import orjson
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import JsonValue
+from pydantic import Field, JsonValue
 
 from api import pagination
 from api.gateway import Resources
@@ -19,7 +19,7 @@ router = APIRouter(tags=["events"], route_class=Route)
 
 Limit = Annotated[int, Query(ge=1, le=1000, description="Events on a page.")]
 Types = Annotated[
-    list[str] | None,
+    list[Annotated[str, Field(json_schema_extra={"format": "printable"})]] | None,
     Query(
         alias="type",
         max_length=100,

@@ -44,6 +44,7 @@ _HEADERS: dict[str, dict[str, Any]] = {
 # What every route may answer with, before it has a say in it, or when something fails.
 _ANY_TIME = (
     "malformed-request",
+    "not-found",
     "method-not-allowed",
     "request-timeout",
     "uri-too-long",
@@ -112,6 +113,8 @@ def describe(app: FastAPI) -> None:
             for path in document["paths"].values():
                 for method in _METHODS & path.keys():
                     _complete(path[method]["responses"], schemas)
+                    for parameter in path[method].get("parameters", ()):
+                        parameter["schema"] = _without_null(parameter["schema"])
         return generate()
 
     app.openapi = openapi
@@ -132,6 +135,12 @@ def _complete(responses: dict[str, Any], schemas: Mapping[str, Any]) -> None:
         json = answer.get("content", {}).get("application/json")
         if json and json.get("schema") and "example" not in json and "examples" not in json:
             json["example"] = _sample(json["schema"], schemas)
+
+
+def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a parameter, which may be left out, but has no way to be null."""
+    choices = [choice for choice in schema.get("anyOf", ()) if choice != {"type": "null"}]
+    return {**choices[0], **{key: schema[key] for key in schema if key != "anyOf"}} if len(choices) == 1 else schema
 
 
 def _sample(schema: Mapping[str, Any], schemas: Mapping[str, Any]) -> JsonValue:

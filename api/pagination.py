@@ -11,8 +11,13 @@ from domain.refusals import ValidationFailed, Violation
 
 T = TypeVar("T")
 
+# Said to readers; what it really has to be, only `decode` knows.
+_CURSOR = {"pattern": "^[A-Za-z0-9_-]{11}$"}
+
 Limit = Annotated[int, Query(ge=1, le=200, description="Items on a page.")]
-After = Annotated[str | None, Query(description="The page after this one: `next` of the page before.", max_length=64)]
+After = Annotated[
+    str | None, Query(description="The page after this one: `next` of the page before.", json_schema_extra=_CURSOR)
+]
 
 MAX_POSITION = 2**63 - 1
 

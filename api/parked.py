@@ -22,7 +22,7 @@ Subscriber = Annotated[str, Path(description="A projection or a handler.", max_l
 StreamId = Annotated[str, Path(description="The stream that is held up.", max_length=1000)]
 
 
-@router.get("", responses=problems("validation-failed"))
+@router.get("", responses=problems())
 async def list_parked(
     gateway: Resources,
     subscriber: Annotated[
@@ -37,7 +37,7 @@ async def list_parked(
 @router.post(
     "/{subscriber}/{stream_id}/retry",
     status_code=202,
-    responses=problems(*WRITES, "parked-not-found", "validation-failed"),
+    responses=problems(*WRITES, "parked-not-found"),
 )
 async def retry_parked(
     subscriber: Subscriber, stream_id: StreamId, asking: Headers, gateway: Resources
@@ -50,7 +50,7 @@ async def retry_parked(
 @router.post(
     "/{subscriber}/{stream_id}/discard",
     status_code=202,
-    responses=problems(*WRITES, "parked-not-found", "validation-failed"),
+    responses=problems(*WRITES, "parked-not-found"),
 )
 async def discard_parked(
     subscriber: Subscriber, stream_id: StreamId, asking: Headers, gateway: Resources

@@ -4,13 +4,14 @@ import sys
 
 import uvloop
 
-from benchmarks import appends, growth, lag, lifecycles, pages, reads, rebuild
+from benchmarks import appends, commands, growth, lag, lifecycles, pages, reads, rebuild
 from observability import configure_logging
 
 BENCHMARKS = {
     "lifecycles": lifecycles.run,
     "appends": appends.run,
     "growth": growth.run,
+    "commands": commands.run,
     "pages": pages.run,
     "lag": lag.run,
     "rebuild": rebuild.run,

@@ -103,9 +103,7 @@ def _eventsourcing(server: Databases, clients: int) -> Figures:
     """It waits where it stands: each client is a thread."""
     host, port, role = str(server.server.sockets), 5432, server.role
     pool_size = min(clients, CONNECTIONS)
-    with PostgresDatastore(
-        "eventsourcing", host, port, role, "", pool_size=pool_size, connect_timeout=60
-    ) as datastore:
+    with PostgresDatastore("eventsourcing", host, port, role, "", pool_size=pool_size, connect_timeout=60) as datastore:
         recorder = PostgresApplicationRecorder(datastore)
         if clients == CLIENTS[0]:
             recorder.create_table()

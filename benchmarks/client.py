@@ -8,18 +8,18 @@ from urllib.parse import urlsplit
 class Wire(asyncio.Protocol):
     """A connection of an HTTP/1.1 client. It knows answers with a Content-Length, and one at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, host: str) -> None:
+        self._host = host
         self._received = bytearray()
         self._answered: asyncio.Future[bytes] | None = None
         self._transport: asyncio.Transport | None = None
-        self._host = ""
 
     @classmethod
     async def to(cls, url: str) -> Self:
-        """A connection to the server at `url`."""
+        """A connection to the server at `url`, which names its port."""
         parts = urlsplit(url)
-        _, wire = await asyncio.get_running_loop().create_connection(cls, parts.hostname, parts.port)
-        wire._host = parts.netloc
+        loop = asyncio.get_running_loop()
+        _, wire = await loop.create_connection(lambda: cls(parts.netloc), str(parts.hostname), parts.port or 80)
         return wire
 
     async def get(self, path: str) -> bytes:

@@ -35,11 +35,12 @@ PATIENCE_SECONDS = 120
 
 async def run() -> None:
     """Measure, print, write results/lag.json."""
-    figures: list[Figures] = []
     async with throwaway.stack() as record:
-        for rate in RATES:
-            figures.append(await _load(record.event_store_url, record.read_store_url, rate))
-    ratios = [(f"of {rate} appends a second, made", each.per_second / rate, "1") for rate, each in zip(RATES, figures, strict=True)]
+        figures = [await _load(record.event_store_url, record.read_store_url, rate) for rate in RATES]
+    ratios = [
+        (f"of {rate} appends a second, made", each.per_second / rate, "1")
+        for rate, each in zip(RATES, figures, strict=True)
+    ]
     report("lag", "appends", figures, ratios)
 
 
@@ -58,7 +59,10 @@ async def _load(event_store_url: str, read_store_url: str, rate: int) -> Figures
 class Waiting:
     """The appends that the projection has not committed yet, and how long the others took until then."""
 
-    def __init__(self) -> None:
+    def __init__(self, expected: int) -> None:
+        self.done = asyncio.Event()
+        """All that are expected have been committed."""
+        self._expected = expected
         self.lags: list[float] = []
         """Milliseconds."""
         self._reached = 0
@@ -78,19 +82,20 @@ class Waiting:
         now = time.perf_counter()
         while self._waiting and self._waiting[0][0] <= self._reached:
             self.lags.append((now - heappop(self._waiting)[1]) * 1000)
+        if len(self.lags) == self._expected:
+            self.done.set()
 
 
 async def _generate(event_store_url: str, read_store_url: str, rate: int) -> None:
-    waiting = Waiting()
+    waiting, unwatched = Waiting(round(rate * SECONDS)), Waiting(0)
     async with (
         PostgresStore.open(event_store_url) as store,
         listening(read_store_url, PROJECTIONS_CHANNEL, waiting.heard),
     ):
-        await _timetable(store, Waiting(), rate, WARM_UP_SECONDS)
+        await _timetable(store, unwatched, rate, WARM_UP_SECONDS)
         took = await _timetable(store, waiting, rate, SECONDS)
         async with asyncio.timeout(PATIENCE_SECONDS):
-            while len(waiting.lags) < round(rate * SECONDS):
-                await asyncio.sleep(0.01)
+            await waiting.done.wait()
     sys.stdout.buffer.write(orjson.dumps({"lags": waiting.lags, "took": took}))
 
 
@@ -108,12 +113,10 @@ async def _timetable(store: PostgresStore, waiting: Waiting, rate: int, seconds:
 async def _append(store: PostgresStore, waiting: Waiting, due: float) -> None:
     order_id = uuid4()
     items = tuple(RecordedItem(product_id=uuid4(), quantity=Decimal(n), uom="KG") for n in (1, 2, 3))
-    created = OrderCreated(
-        id=order_id, order_number=str(order_id), business_partner="buyer@example.com", items=items
-    )
+    created = OrderCreated(id=order_id, order_number=str(order_id), business_partner="buyer@example.com", items=items)
     kind, data = encode(created)
     appended = await store.append(Append(str(order_id), "no_stream", [NewEvent(uuid4(), kind, data, b"{}")]))
-    waiting.appended(appended.position, due)
+    waiting.appended(appended.first_position, due)
 
 
 if __name__ == "__main__":

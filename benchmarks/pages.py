@@ -4,7 +4,6 @@ Both are asked in turns, by the gateway's own statements, so that whatever else 
 """
 
 import os
-import statistics
 import time
 from collections.abc import Mapping
 from typing import Any

@@ -14,7 +14,7 @@ from uuid import UUID
 
 from benchmarks.client import Wire
 from benchmarks.many_orders import fill
-from benchmarks.measure import Figures, figures_of, measure, report
+from benchmarks.measure import Figures, measure, report
 from benchmarks.server import databases
 from dev import ports
 from projections.migrate import migrate
@@ -46,9 +46,7 @@ async def run() -> None:
             for clients in CLIENTS:
                 figures += await _in_turns(clients, {"gateway": gateway, "bare route": bare})
     rate = {(each.variant, each.clients): each.per_second for each in figures}
-    ratios = [
-        (f"of the bare route, {n} clients", rate["gateway", n] / rate["bare route", n], "0.7") for n in CLIENTS
-    ]
+    ratios = [(f"of the bare route, {n} clients", rate["gateway", n] / rate["bare route", n], "0.7") for n in CLIENTS]
     report("reads", "reads", figures, ratios)
 
 
@@ -78,9 +76,7 @@ async def _read(name: str, url: str, clients: int) -> Figures:
 
 
 @asynccontextmanager
-async def _serving(
-    module: str, *arguments: str, settings: dict[str, str] | None = None
-) -> AsyncGenerator[str]:
+async def _serving(module: str, *arguments: str, settings: dict[str, str] | None = None) -> AsyncGenerator[str]:
     """The URL of `python -m module`, as soon as it answers; it is ended with the block."""
     port = str(ports.settle({"": 0})[0])
     process = await asyncio.create_subprocess_exec(
@@ -93,7 +89,7 @@ async def _serving(
     url = f"http://127.0.0.1:{port}"
     try:
         async with asyncio.timeout(30):
-            while not await _answers(url):
+            while not await _answers(url):  # noqa: ASYNC110 - another process tells nobody when it is ready
                 await asyncio.sleep(0.1)
         yield url
     finally:

@@ -8,6 +8,7 @@ import asyncio
 import os
 import sys
 import time
+from itertools import pairwise
 
 import asyncpg
 
@@ -129,7 +130,7 @@ async def _rebuild(server: Databases) -> tuple[Figures, Figures, Figures]:
     took = time.perf_counter() - began
     output, _ = await ended
     assert command.returncode == 0, output
-    steps = [(after - before) * 1000 for (before, _), (after, _) in zip(seen, seen[1:], strict=False)]
+    steps = [(after - before) * 1000 for (before, _), (after, _) in pairwise(seen)]
     whole = figures_of("rebuild, a step", 1, steps, took)
     return (
         Figures(f"rebuild, {EVENTS:,} events", 1, EVENTS, EVENTS / took, whole.median, whole.p99),
@@ -162,4 +163,6 @@ async def _one_by_one(server: Databases) -> Figures:
         return figures_of("one transaction per event", 1, latencies, time.perf_counter() - begin)
 
 
-_MOVE = "update projection_versions set last_seen_event_number = $1, updated_at = now() where projection_name = 'orders'"
+_MOVE = (
+    "update projection_versions set last_seen_event_number = $1, updated_at = now() where projection_name = 'orders'"
+)

@@ -22,7 +22,7 @@ class Reader:
     def __init__(self, source: "Pool | Connection") -> None:
         self._source = source
 
-    async def load(self, stream_id: str, event_id: UUID) -> History:
+    async def load(self, stream_id: str, event_id: UUID | None = None) -> History:
         rows = await self._source.fetch(SQL["load"], stream_id, event_id)
         version, snapshot, repeated = 0, None, None
         events: list[RecordedEvent] = []

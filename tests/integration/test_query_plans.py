@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 import asyncpg
 import pytest
 
-from databases import Databases
 from benchmarks.many_orders import EVERY, FEW, HALF, NOBODY, NONE, OLD_HALF, RARE, THOUSANDTH, TWO_THOUSANDTH, fill
+from databases import Databases
 from projections.migrate import migrate
 from projections.queries import ReadStore
 
