@@ -19,7 +19,7 @@ router = APIRouter(tags=["events"], route_class=Route)
 
 Limit = Annotated[int, Query(ge=1, le=1000, description="Events on a page.")]
 Types = Annotated[
-    list[Annotated[str, Field(json_schema_extra={"format": "printable"})]] | None,
+    list[Annotated[str, Field(min_length=1, json_schema_extra={"format": "printable"})]] | None,
     Query(
         alias="type",
         max_length=100,
