@@ -1,8 +1,9 @@
 """The gateway's composition root: here its resources are opened and closed, and its routes put together."""
 
 import asyncio
+import socket
 from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from importlib.metadata import version
 from typing import Any
 
@@ -18,9 +19,11 @@ from api import blocked_products, events, health, openapi, orders, problems, shi
 from api.commands import Commands
 from api.consistency import Consistency
 from api.gateway import Gateway
+from api.live import Live
 from api.telemetry import Telemetry
 from eventstore.adopted import AdoptedStore
 from eventstore.listener import listening
+from eventstore.subscriptions import EVENTS_CHANNEL
 from observability import configure_logging
 from projections.queries import ReadStore
 from projections.runner import PROJECTIONS_CHANNEL
@@ -72,7 +75,7 @@ def serve(settings: Settings) -> None:
     configure_logging(settings.log_level, settings.log_format)
     # Within uvicorn it would be a stack trace.
     asyncio.run(_reach_databases(settings))
-    uvicorn.run(
+    config = uvicorn.Config(
         create_app(settings),
         host=settings.api_host,
         port=settings.api_port,
@@ -86,6 +89,17 @@ def serve(settings: Settings) -> None:
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
     )
+    with suppress(KeyboardInterrupt):
+        Server(config).run()
+
+
+class Server(uvicorn.Server):
+    """Ends the live streams before it waits for what is under way: they would never end by themselves."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        app: Any = self.config.app
+        app.state.gateway.live.close()
+        await super().shutdown(sockets)
 
 
 async def _reach_databases(settings: Settings) -> None:
@@ -101,6 +115,7 @@ async def _open(settings: Settings) -> AsyncGenerator[Gateway]:
         consistency = Consistency(read_store.positions)
         stack.push_async_callback(consistency.close)
         await stack.enter_async_context(listening(settings.read_store_url, PROJECTIONS_CHANNEL, consistency.heard))
+        live = await stack.enter_async_context(_live(settings, store))
         temporal = await _connect()
         yield Gateway(
             settings=settings,
@@ -109,7 +124,21 @@ async def _open(settings: Settings) -> AsyncGenerator[Gateway]:
             temporal=temporal,
             commands=Commands(temporal, store, settings),
             consistency=consistency,
+            live=live,
         )
+
+
+@asynccontextmanager
+async def _live(settings: Settings, store: AdoptedStore) -> AsyncGenerator[Live]:
+    live = Live(store, events.as_json)
+    async with listening(settings.event_store_url, EVENTS_CHANNEL, live.heard):
+        reader = asyncio.create_task(live.run(), name="live events")
+        try:
+            yield live
+        finally:
+            live.close()
+            reader.cancel()
+            await asyncio.wait([reader])
 
 
 async def _connect() -> Client:

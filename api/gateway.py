@@ -10,6 +10,7 @@ from temporalio.client import Client
 
 from api.commands import Commands
 from api.consistency import PROJECTIONS, Consistency
+from api.live import Live
 from api.parameters import CONSISTENCY, EVENTUAL
 from api.preconditions import expected_versions
 from api.schemas import Accepted
@@ -31,6 +32,7 @@ class Gateway:
     temporal: Client
     commands: Commands
     consistency: Consistency
+    live: Live
 
     async def perform(self, request: CommandRequest, order_id: UUID, response: Response) -> Receipt:
         """Let the command be done, and wait, within a bound, until the read models have seen what came of it."""

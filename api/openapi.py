@@ -16,6 +16,7 @@ _HEADERS: dict[str, dict[str, Any]] = {
     "ETag": {"description": "Its version, for `If-Match` and `If-None-Match`.", "schema": {"type": "string"}},
     "Location": {"description": "Where it is.", "schema": {"type": "string"}},
     "Link": {"description": "The next page, if there is one.", "schema": {"type": "string"}},
+    "Vary": {"schema": {"type": "string", "enum": ["Accept"]}},
     "Preference-Applied": {"schema": {"type": "string", "enum": ["respond-async"]}},
     "Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}},
     CONSISTENCY: {
@@ -23,6 +24,17 @@ _HEADERS: dict[str, dict[str, Any]] = {
         "schema": {"type": "string", "enum": [EVENTUAL]},
     },
 }
+_STREAM_EXAMPLE = """\
+retry: 1000
+id: 6
+
+id: 7
+event: Order.OrderCompleted
+data: {"event_id": "...", "type": "Order.OrderCompleted", "version": 2, "position": 7, "data": {...}, ...}
+
+:
+
+"""
 _ANY_TIME = ("internal-error", "unavailable")
 
 WRITES = ("malformed-request", "idempotency-key-reused", "too-many-requests")
@@ -32,6 +44,17 @@ WRITES = ("malformed-request", "idempotency-key-reused", "too-many-requests")
 def answers(status: int, *headers: str) -> Responses:
     """An answer's headers."""
     return {status: {"headers": {name: _HEADERS[name] for name in headers}}}
+
+
+LIVE: Responses = {
+    200: {
+        "description": "A page; with `Accept: text/event-stream` server-sent events: `id` goes into `Last-Event-ID`, "
+        "`event` is the type, `data` the event as in a page, and a comment comes when nothing else does.",
+        "headers": {name: _HEADERS[name] for name in ("Link", "Vary")},
+        "content": {"text/event-stream": {"schema": {"type": "string"}, "example": _STREAM_EXAMPLE}},
+    }
+}
+"""The answer of routes that have events, in pages or live."""
 
 
 def accepted() -> Responses:
