@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from importlib.metadata import version
 from typing import Any
 
+import limits
 import uvicorn
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
@@ -16,10 +17,12 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.envconfig import ClientConfig
 
 from api import blocked_products, events, health, openapi, orders, problems, shipments
+from api.auth import Authentication, is_loopback
 from api.commands import Commands
 from api.consistency import Consistency
 from api.gateway import Gateway
 from api.live import Live
+from api.rates import Rates
 from api.telemetry import Telemetry
 from eventstore.adopted import AdoptedStore
 from eventstore.listener import listening
@@ -27,7 +30,7 @@ from eventstore.subscriptions import EVENTS_CHANNEL
 from observability import configure_logging
 from projections.queries import ReadStore
 from projections.runner import PROJECTIONS_CHANNEL
-from settings import Settings
+from settings import Settings, SettingsError
 
 DESCRIPTION = """\
 Waybill takes orders to shipments: durable commands on Temporal, events in PostgreSQL, read models that can be rebuilt.
@@ -62,7 +65,10 @@ def create_app(settings: Settings) -> FastAPI:
     for module in (orders, shipments, blocked_products, events, health):
         app.include_router(module.router)
     problems.install(app)
-    openapi.describe(app)
+    openapi.describe(app, secured=bool(settings.api_keys))
+    if settings.rate_limit:
+        app.add_middleware(Rates, limit=limits.parse(settings.rate_limit))
+    app.add_middleware(Authentication, keys=settings.api_keys)
     app.add_middleware(Telemetry)
     return app
 
@@ -70,8 +76,13 @@ def create_app(settings: Settings) -> FastAPI:
 def serve(settings: Settings) -> None:
     """Serve until SIGINT or SIGTERM, then finish what has begun, within a bound.
 
-    Raises ConnectionError if one of the databases isn't there to begin with.
+    Raises ConnectionError if one of the databases isn't there to begin with, SettingsError if everybody could use it.
     """
+    if not settings.api_keys and not is_loopback(settings.api_host):
+        raise SettingsError(
+            f"WAYBILL_API_KEYS has to be set, because WAYBILL_API_HOST is {settings.api_host!r} and not loopback: "
+            "`waybill api-key new ID --scope write` makes a key"
+        )
     configure_logging(settings.log_level, settings.log_format)
     # Within uvicorn it would be a stack trace.
     asyncio.run(_reach_databases(settings))

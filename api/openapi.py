@@ -6,6 +6,7 @@ from typing import Any
 from fastapi import FastAPI
 from pydantic import JsonValue
 
+from api.auth import needed
 from api.parameters import CONSISTENCY, EVENTUAL
 from api.problems import MEDIA_TYPE, PROBLEMS, RETRIABLE, problem
 from api.schemas import Accepted, Problem
@@ -19,6 +20,7 @@ _HEADERS: dict[str, dict[str, Any]] = {
     "Vary": {"schema": {"type": "string", "enum": ["Accept"]}},
     "Preference-Applied": {"schema": {"type": "string", "enum": ["respond-async"]}},
     "Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}},
+    "WWW-Authenticate": {"description": "`Bearer`.", "schema": {"type": "string"}},
     CONSISTENCY: {
         "description": f"`{EVENTUAL}`: the read models had not come to the position within the bound.",
         "schema": {"type": "string", "enum": [EVENTUAL]},
@@ -35,9 +37,9 @@ data: {"event_id": "...", "type": "Order.OrderCompleted", "version": 2, "positio
 :
 
 """
-_ANY_TIME = ("internal-error", "unavailable")
+_ANY_TIME = ("unauthorized", "forbidden", "too-many-requests", "internal-error", "unavailable")
 
-WRITES = ("malformed-request", "idempotency-key-reused", "too-many-requests")
+WRITES = ("malformed-request", "idempotency-key-reused")
 """The problems that every write may have."""
 
 
@@ -80,21 +82,36 @@ def problems(*codes: str) -> Responses:
         documented[status]["content"][MEDIA_TYPE]["examples"][code] = {"value": _example(code)}
         if code in RETRIABLE:
             documented[status].update(answers(status, "Retry-After")[status])
+        if code == "unauthorized":
+            documented[status].update(answers(status, "WWW-Authenticate")[status])
     return documented
 
 
-def describe(app: FastAPI) -> None:
-    """Let the app's OpenAPI document have the schema that the problems refer to."""
+def describe(app: FastAPI, *, secured: bool) -> None:
+    """Let the app's OpenAPI document have the schema that the problems refer to, and what keys are needed for."""
     generate = app.openapi
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
-            schemas = generate()["components"]["schemas"]
+            document = generate()
+            if secured:
+                _secure(document)
+            schemas = document["components"]["schemas"]
             schema = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
             schemas |= {**schema.pop("$defs"), "Problem": schema}
         return generate()
 
     app.openapi = openapi
+
+
+def _secure(document: dict[str, Any]) -> None:
+    document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            scope = needed(method.upper(), path)
+            operation["security"] = [{"key": []}] if scope else []
+            if scope:
+                operation["description"] = f"{operation.get('description', '')}\n\nA key's scope: `{scope}`.".strip()
 
 
 def _example(code: str) -> dict[str, JsonValue]:

@@ -16,6 +16,7 @@ import uvicorn
 from api.app import Server, create_app
 from eventstore.store import Append, NewEvent
 from settings import Settings
+from support import eventually
 
 _WITHIN = 20.0
 
@@ -38,14 +39,14 @@ async def serving(settings: Settings, temporal: str = "127.0.0.1:1") -> AsyncGen
     """A gateway that serves on a port of its own until the block ends. Nobody is at Temporal's default address."""
     app = create_app(settings)
     server = Server(uvicorn.Config(app, http="httptools", ws="none", log_config=None, timeout_graceful_shutdown=10))
-    with socket.create_server(("127.0.0.1", 0)) as listening, pytest.MonkeyPatch.context() as environment:
-        environment.setenv("TEMPORAL_ADDRESS", temporal)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
         # Not `serve`, which would take the signals that pytest waits for.
         task = asyncio.create_task(server._serve([listening]))
         try:
-            while not server.started:
-                assert not task.done(), "it stopped before it served"
-                await asyncio.sleep(0.01)
+            # Only while it starts: others read the environment, too.
+            with pytest.MonkeyPatch.context() as environment:
+                environment.setenv("TEMPORAL_ADDRESS", temporal)
+                await eventually(lambda: server.started or task.done(), within=60)
             yield Serving(server, listening.getsockname()[1], app)
         finally:
             server.should_exit = True
@@ -99,7 +100,9 @@ class Listener:
 
     async def event(self) -> tuple[int, str, dict[str, Any]]:
         """Id, type and data of the next event."""
-        event = await self._next()
+        # Heartbeats don't count.
+        async with asyncio.timeout(3 * _WITHIN):
+            event = await self._next()
         assert event, "the stream has ended"
         return event
 
@@ -112,6 +115,12 @@ class Listener:
         while event := await self._next():
             found.append(event)
         return found
+
+    async def until(self, line: str) -> None:
+        """Read on until this line has come."""
+        async with asyncio.timeout(3 * _WITHIN):
+            while await self.line() != line:
+                pass
 
     async def _next(self) -> tuple[int, str, dict[str, Any]] | None:
         """The next event as the specification of server-sent events reads it; None at the end."""

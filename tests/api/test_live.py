@@ -72,7 +72,8 @@ async def test_a_stream_begins_where_it_is_asked_to(gateway, store):
     ):
         assert [number for number, _, _ in await after.events(3)] == [head - 2, head - 1, head]
         assert [number for number, _, _ in await resumed.events(1)] == [head]
-        assert [number for number, _, _ in await whole.events(head)] == list(range(1, head + 1))
+        kept = [event.position for event in await store.read_all(limit=head)]
+        assert [number for number, _, _ in await whole.events(len(kept))] == kept
 
 
 async def test_who_is_cut_off_before_the_first_event_can_resume(gateway, store):
@@ -126,17 +127,13 @@ async def test_events_of_other_types_are_left_out_but_not_looked_at_again(gatewa
         ]
         others = await store.append(happened(uuid4(), 3))
 
-        while listener.last_id != str(others.first_position + 2):
-            line = await listener.line()
-            assert line is not None
-            listener.last_id = line.removeprefix("id: ") if line.startswith("id: ") else listener.last_id
+        await listener.until(f"id: {others.first_position + 2}")
 
 
 async def test_a_silent_stream_has_heartbeats(gateway, monkeypatch):
     monkeypatch.setattr("api.live.HEARTBEAT_SECONDS", 0.05)
     async with Listener.at(gateway.port, "/events") as listener:
-        while (await listener.line()) != ":":
-            pass
+        await listener.until(":")
 
 
 async def test_one_orders_stream_has_its_own_events_by_version(gateway, store):
@@ -289,8 +286,7 @@ async def test_streams_stay_open_while_the_database_is_away_and_go_on_when_it_is
         late = await clients.enter_async_context(Listener.at(gateway.port, "/events", Last_Event_ID="1"))
         now = await clients.enter_async_context(Listener.at(gateway.port, "/events"))
         assert (late.status, now.status) == (200, 503)
-        while (await late.line()) != "id: 1":
-            pass
+        await late.until("id: 1")
         await private_postgres.start()
         async with PostgresStore.open(event_store_url, 1) as store:
             await store.append(happened(uuid4(), 3))

@@ -81,8 +81,8 @@ async def test_every_problem_is_shown_by_an_example_of_its_status(document):
             for code, example in content.get("examples", {}).items():
                 assert PROBLEMS[code][0] == int(status) == example["value"]["status"]
                 shown.add(code)
-    # Nobody is asked who they are yet; a run creates shipments by itself; and these three are the router's.
-    elsewhere = {"unauthorized", "shipment-already-created", "not-found", "method-not-allowed"}
+    # A run creates shipments by itself; and these two are the router's.
+    elsewhere = {"shipment-already-created", "not-found", "method-not-allowed"}
     assert shown == PROBLEMS.keys() - elsewhere
 
 
