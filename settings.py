@@ -5,6 +5,7 @@ temporalio.envconfig and not repeated here.
 """
 
 import os
+import re
 from collections.abc import Mapping
 from datetime import timedelta
 from difflib import get_close_matches
@@ -21,6 +22,7 @@ PREFIX = "WAYBILL_"
 # Read by the tests, by the dev stack or by make, not by the processes.
 _FOREIGN = {"WAYBILL_TEMPORAL_BIN", "WAYBILL_POSTGRES_BIN"}
 _FOREIGN_PREFIXES = ("WAYBILL_TEST_", "WAYBILL_BENCH_")
+_ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:\d+)?|https?://\[[0-9a-f:]+\](:\d+)?")
 
 
 class SettingsError(Exception):
@@ -59,13 +61,15 @@ class Settings(BaseSettings):
     worker_shutdown_timeout: PositiveFloat = 10
     """How long a stopping worker lets running steps finish."""
     projections: bool = True
-    """Whether this worker process takes part in running the projections."""
+    """Whether this worker process takes part in running the projections and the event handlers."""
     projection_batch: PositiveInt = 2000
     """Events that a projection applies in one transaction, at most."""
     projection_lease: PositiveFloat = 1.5
     """A projection's owner that says nothing for this long is taken for dead."""
     projection_poll: PositiveFloat = 0.5
     """How often a projection looks for events when no notification has come."""
+    purge_deleted: bool = False
+    """Whether the events of deleted orders are removed for good, once everybody has seen them."""
 
     api_host: str = "127.0.0.1"
     api_port: int = Field(default=8000, ge=0, le=65535)
@@ -82,7 +86,17 @@ class Settings(BaseSettings):
     consistency_timeout: float = Field(default=2.0, ge=0)
     """How long an answer to a write waits for the read models; 0 = not at all."""
     request_timeout: PositiveFloat = 30
-    """How long a request waits for its command before it gets a 503."""
+    """How long a request waits for its command, or for a database, before it gets a 503."""
+    receive_timeout: PositiveFloat = 10
+    """How long a request may take to come, and its answer to be taken, before the connection is cut."""
+    max_body: int = Field(default=1024 * 1024, ge=1024)
+    """Bytes that the body of a request may have."""
+    max_connections: PositiveInt = 5000
+    """Connections that the gateway keeps open; one more gets a 503."""
+    max_commands: PositiveInt = 500
+    """Commands that the gateway waits for at a time; one more gets a 429."""
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
+    """Origins whose pages may use the API from a browser, separated by commas: https://desk.example.com."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "console"] = "json"
@@ -101,6 +115,14 @@ class Settings(BaseSettings):
     @classmethod
     def _are_keys(cls, entries: object) -> object:
         return parse_keys(entries) if isinstance(entries, str) else entries
+
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _are_origins(cls, origins: str | tuple[str, ...]) -> tuple[str, ...]:
+        listed = tuple(filter(None, origins.replace(" ", "").split(","))) if isinstance(origins, str) else origins
+        if not all(_ORIGIN.fullmatch(origin) for origin in listed):
+            raise ValueError("must be origins such as https://desk.example.com, separated by commas")
+        return listed
 
     def snapshot_interval(self, aggregate: str) -> int:
         """Events between snapshots of this aggregate's streams; 0 = none."""

@@ -1,12 +1,14 @@
-"""The worker process: settings -> stores -> Temporal -> the order process and the projections."""
+"""The worker process: settings -> stores -> Temporal -> the order process, projections and event handlers."""
 
 import asyncio
 import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Coroutine, Generator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from functools import partial
+from typing import Any
 
 import structlog
 import uvloop
@@ -18,10 +20,14 @@ from temporalio.envconfig import ClientConfig
 import settings as configuration
 from activities import all_activities
 from eventstore.adopted import AdoptedStore
+from eventstore.pool import open_pool
 from observability import configure_logging
+from projections.handlers.driver import run as run_handlers
+from projections.handlers.registry import all_handlers
 from projections.registry import PROJECTIONS
 from projections.runner import run as run_projections
 from settings import Settings
+from workflows.runs import wake as wake_run
 from workflows.search_attributes import register_search_attributes
 from workflows.worker import order_worker
 
@@ -59,6 +65,7 @@ async def running(settings: Settings) -> AsyncGenerator[None]:
         await register_search_attributes(client)
         if settings.projections:
             await resources.enter_async_context(_projecting(settings, store))
+            await resources.enter_async_context(_handling(settings, store, client))
         worker = order_worker(
             client,
             all_activities(store, claim_lease=settings.claim_lease, snapshot_interval=settings.snapshot_interval),
@@ -87,19 +94,43 @@ def _metrics(host: str, port: int) -> Generator[None]:
 
 @asynccontextmanager
 async def _projecting(settings: Settings, store: AdoptedStore) -> AsyncGenerator[None]:
-    task = asyncio.create_task(
-        run_projections(
-            PROJECTIONS,
-            store=store,
-            event_store_url=settings.event_store_url,
-            read_store_url=settings.read_store_url,
-            lease=settings.projection_lease,
-            poll=settings.projection_poll,
-            batch=settings.projection_batch,
-            owner=f"{socket.gethostname()}:{os.getpid()}",
-        ),
-        name="projections",
+    work = run_projections(
+        PROJECTIONS,
+        store=store,
+        event_store_url=settings.event_store_url,
+        read_store_url=settings.read_store_url,
+        lease=settings.projection_lease,
+        poll=settings.projection_poll,
+        batch=settings.projection_batch,
+        owner=f"{socket.gethostname()}:{os.getpid()}",
+        reported=store.was_reported,
     )
+    async with _beside("projections", work):
+        yield
+
+
+@asynccontextmanager
+async def _handling(settings: Settings, store: AdoptedStore, client: Client) -> AsyncGenerator[None]:
+    wake = partial(
+        wake_run,
+        client,
+        task_queue=settings.task_queue,
+        idle_seconds=settings.order_idle_timeout,
+        step_seconds=settings.command_timeout,
+    )
+    async with AsyncExitStack() as resources:
+        views = None
+        if settings.purge_deleted:
+            views = await resources.enter_async_context(open_pool(settings.read_store_url, 1))
+        await resources.enter_async_context(
+            _beside("handlers", run_handlers(all_handlers(store, wake, purge_from=views), store))
+        )
+        yield
+
+
+@asynccontextmanager
+async def _beside(name: str, work: Coroutine[Any, Any, None]) -> AsyncGenerator[None]:
+    task = asyncio.create_task(work, name=name)
     task.add_done_callback(_outlived)
     try:
         yield
@@ -108,10 +139,10 @@ async def _projecting(settings: Settings, store: AdoptedStore) -> AsyncGenerator
         await asyncio.wait([task])
 
 
-def _outlived(projections: asyncio.Task[None]) -> None:
-    """Projections end when they are cancelled. If they end otherwise, a new process will do better than half of one."""
-    if not projections.cancelled():
-        log.error("worker.projections_ended", exc_info=projections.exception())
+def _outlived(work: asyncio.Task[None]) -> None:
+    """It ends when it is cancelled. If it ends otherwise, a new process will do better than half of one."""
+    if not work.cancelled():
+        log.error("worker.work_ended", work=work.get_name(), exc_info=work.exception())
         signal.raise_signal(signal.SIGTERM)
 
 

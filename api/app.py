@@ -2,28 +2,33 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from importlib.metadata import version
 from typing import Any
 
 import limits
 import uvicorn
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
+from starlette.middleware.cors import CORSMiddleware
 from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.envconfig import ClientConfig
 
-from api import blocked_products, events, health, openapi, orders, problems, shipments
+from api import blocked_products, events, health, openapi, orders, parked, problem_pages, problems, shipments
 from api.auth import Authentication, is_loopback
 from api.commands import Commands
 from api.consistency import Consistency
+from api.docs import serve_docs
+from api.edge import Edge
 from api.gateway import Gateway
 from api.live import Live
+from api.parameters import CONSISTENCY
 from api.rates import Rates
-from api.telemetry import Telemetry
+from api.server import strict_protocol
+from api.telemetry import REQUEST_ID, Telemetry
 from eventstore.adopted import AdoptedStore
 from eventstore.listener import listening
 from eventstore.subscriptions import EVENTS_CHANNEL
@@ -41,6 +46,11 @@ the global sequence, and is sent when the read models have come to it.
 # Longer than most clients keep a connection: it is they who close it, and not while a request is on its way.
 _KEEP_ALIVE_SECONDS = 75
 _SHUTDOWN_SECONDS = 10
+_ACROSS_ORIGINS: Mapping[str, Any] = {
+    "allow_methods": ("GET", "HEAD", "POST", "PUT", "DELETE"),
+    "allow_headers": ("Authorization", "Content-Type", "Idempotency-Key", "If-Match", "If-None-Match", "Prefer"),
+    "expose_headers": ("ETag", "Link", "Location", "Preference-Applied", "Retry-After", CONSISTENCY, REQUEST_ID),
+}
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -54,21 +64,26 @@ def create_app(settings: Settings) -> FastAPI:
 
     # FastAPI's own documentation page loads its scripts from a foreign host: blank where that isn't reached.
     app = FastAPIOffline(
+        docs_url=None,
         redoc_url=None,
         title="Waybill",
         version=version("waybill"),
         description=DESCRIPTION,
         lifespan=lifespan,
         redirect_slashes=False,
-        generate_unique_id_function=_name,
     )
-    for module in (orders, shipments, blocked_products, events, health):
-        app.include_router(module.router)
+    for module in (orders, shipments, blocked_products, events, parked, health, problem_pages):
+        _add(app, module.router)
     problems.install(app)
     openapi.describe(app, secured=bool(settings.api_keys))
+    serve_docs(app)
+    # The last one is the outermost.
     if settings.rate_limit:
         app.add_middleware(Rates, limit=limits.parse(settings.rate_limit))
     app.add_middleware(Authentication, keys=settings.api_keys)
+    app.add_middleware(Edge, max_body=settings.max_body, origins=settings.cors_origins)
+    if settings.cors_origins:
+        app.add_middleware(CORSMiddleware, allow_origins=settings.cors_origins, **_ACROSS_ORIGINS)
     app.add_middleware(Telemetry)
     return app
 
@@ -91,7 +106,7 @@ def serve(settings: Settings) -> None:
         host=settings.api_host,
         port=settings.api_port,
         loop="uvloop",
-        http="httptools",
+        http=strict_protocol(settings),
         ws="none",
         lifespan="on",
         access_log=False,
@@ -136,6 +151,7 @@ async def _open(settings: Settings) -> AsyncGenerator[Gateway]:
             commands=Commands(temporal, store, settings),
             consistency=consistency,
             live=live,
+            parking=(store.pool, read_store.pool),
         )
 
 
@@ -158,5 +174,13 @@ async def _connect() -> Client:
     return await Client.connect(**config, data_converter=pydantic_data_converter, lazy=True)
 
 
-def _name(route: APIRoute) -> str:
-    return route.name
+def _add(app: FastAPI, router: APIRouter) -> None:
+    """Add routes to the app itself: FastAPI looks for a route in an included router twice, and finds it twice as late.
+
+    A path is compared with one route after the other, and most requests are questions: they come first.
+    """
+    routes = [route for route in router.routes if isinstance(route, APIRoute)]
+    for route in sorted(routes, key=lambda route: "GET" not in (route.methods or ())):
+        # The operation's name in the OpenAPI document.
+        route.unique_id = route.name
+        app.router.routes.append(route)

@@ -7,14 +7,12 @@ from uuid import UUID
 from fastapi import APIRouter, Path
 
 from api.gateway import Gateway, Resources
+from api.idempotency import once
 from api.openapi import WRITES, problems
 from api.parameters import Asking, Headers
 from api.route import Route
 from api.schemas import BlockedProduct, Listing
-from domain.ids import event_id
-from domain.refusals import IdempotencyKeyReused
 from domain.values import Id
-from eventstore.store import Answer
 
 router = APIRouter(prefix="/blocked-products", tags=["blocked products"], route_class=Route)
 
@@ -28,31 +26,23 @@ async def list_blocked_products(gateway: Resources) -> Listing[BlockedProduct]:
     return Listing(items=[BlockedProduct(product_id=each.product_id, blocked_at=each.blocked_at) for each in blocked])
 
 
-@router.put("/{product_id}", status_code=204, responses=problems(*WRITES, "validation-failed"))
+@router.put("/{product_id}", status_code=204, responses=problems(*WRITES))
 async def block_product(product_id: ProductId, asking: Headers, gateway: Resources) -> None:
     """Block a product: orders that contain it can't be completed any more. It may be blocked already."""
-    await _once(gateway, asking, "BlockProduct", product_id, gateway.store.block_product)
+    await _change(gateway, asking, "BlockProduct", product_id, gateway.store.block_product)
 
 
-@router.delete("/{product_id}", status_code=204, responses=problems(*WRITES, "validation-failed"))
+@router.delete("/{product_id}", status_code=204, responses=problems(*WRITES))
 async def unblock_product(product_id: ProductId, asking: Headers, gateway: Resources) -> None:
     """Let a product be sold again. It may not have been blocked."""
-    await _once(gateway, asking, "UnblockProduct", product_id, gateway.store.unblock_product)
+    await _change(gateway, asking, "UnblockProduct", product_id, gateway.store.unblock_product)
 
 
-async def _once(
+async def _change(
     gateway: Gateway, asking: Asking, what: str, product_id: UUID, effect: Callable[[UUID], Awaitable[bool]]
 ) -> None:
-    """Do it; under a key that was used for it before, don't: somebody may have decided otherwise since."""
-    if not asking.keyed:
+    async def change() -> bytes:
         await effect(product_id)
-        return
-    fingerprint = asking.fingerprint(what, {"product_id": str(product_id)})
-    known = await gateway.store.recall(asking.command_id, event_id(asking.command_id, 0))
-    answer = known.answer
-    if answer is None and known.event is None:
-        await effect(product_id)
-        # After the effect: whoever dies in between does it again, which changes nothing.
-        answer = await gateway.store.remember(Answer(asking.command_id, fingerprint, b"{}"))
-    if answer is None or answer.fingerprint != fingerprint:
-        raise IdempotencyKeyReused
+        return b"{}"
+
+    await once(gateway.store, asking, what, {"product_id": str(product_id)}, change)

@@ -7,7 +7,6 @@ gets no run: a run is started for a new order, or for one that the event store k
 import asyncio
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
 from weakref import WeakValueDictionary
@@ -21,12 +20,13 @@ from temporalio.client import (
     WorkflowUpdateRPCTimeoutOrCancelledError,
     WorkflowUpdateStage,
 )
-from temporalio.common import SearchAttributePair, TypedSearchAttributes, WorkflowIDConflictPolicy
 from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
+from activities.failures import recalled_refusal
 from api.problems import TooManyRequests, Unavailable
 from domain.commands import CommandRequest, Receipt
+from domain.ids import event_id
 from domain.order import CreateOrder, OrderCreated
 from domain.refusals import REFUSALS, OrderNotFound, Refusal, ShipmentNotFound
 from domain.shipment import ShipmentCreated
@@ -34,8 +34,9 @@ from eventstore.codec import decode
 from eventstore.store import EventStore
 from settings import Settings
 from workflows.messages import OrderStart, workflow_id
-from workflows.order import BUSINESS_PARTNER, ORDER_NUMBER, OrderWorkflow
+from workflows.order import OrderWorkflow
 from workflows.pipeline import UNAVAILABLE
+from workflows.runs import start_options
 
 log = structlog.get_logger(__name__)
 
@@ -54,8 +55,6 @@ _PAUSE_SECONDS = 0.05
 _AT_ONCE = 8
 # A refusal that comes at once is told at once, even to a caller who doesn't wait.
 _PROMPT_SECONDS = 0.05
-# A worker that dies in the middle of a local activity is missed after this time, and another takes over.
-_TASK_TIMEOUT = timedelta(seconds=5)
 # What the server says of an update whose run ended before it was through with it.
 _CUT_OFF = frozenset({"AcceptedUpdateCompletedWorkflow", "UnprocessedUpdate"})
 _NO_RUN = frozenset({RPCStatusCode.NOT_FOUND, RPCStatusCode.ABORTED})
@@ -161,7 +160,7 @@ class Commands:
             except RPCError as error:
                 if error.status not in _NO_RUN:
                     raise
-            start = self._start(order_id, await self._created(order_id), OrderStart.reviving)
+            start = self._start(order_id, await self._created(order_id, request), OrderStart.reviving)
         try:
             return await self._temporal.start_update_with_start_workflow(  # pyright: ignore[reportUnknownMemberType] - likewise
                 update, request, id=update_id, wait_for_stage=stage, start_workflow_operation=start
@@ -182,24 +181,19 @@ class Commands:
                 idle_seconds=self._settings.order_idle_timeout,
                 step_seconds=self._settings.command_timeout,
             ),
-            id=workflow_id(order_id),
-            task_queue=self._settings.task_queue,
-            id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
-            task_timeout=_TASK_TIMEOUT,
-            static_summary=f"{order.order_number} for {order.business_partner}",
-            search_attributes=TypedSearchAttributes(
-                [
-                    SearchAttributePair(ORDER_NUMBER, order.order_number),
-                    SearchAttributePair(BUSINESS_PARTNER, order.business_partner),
-                ]
-            ),
+            **start_options(order_id, order.order_number, order.business_partner, self._settings.task_queue),
         )
 
-    async def _created(self, order_id: UUID) -> OrderCreated:
+    async def _created(self, order_id: UUID, request: CommandRequest) -> OrderCreated:
         first = await self._first_event(order_id)
-        if not isinstance(first, OrderCreated):
-            raise OrderNotFound
-        return first
+        if isinstance(first, OrderCreated):
+            return first
+        if request.keyed:
+            # Of an order that was purged, its commands are answered still.
+            known = await self._store.recall(request.command_id, event_id(request.command_id, 0))
+            if known.answer:
+                raise recalled_refusal(request, known.answer)
+        raise OrderNotFound
 
     async def _first_event(self, stream_id: UUID) -> object:
         recorded = await self._store.read_stream(str(stream_id), limit=1)

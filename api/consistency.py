@@ -11,10 +11,12 @@ from dataclasses import dataclass
 import structlog
 
 from eventstore.appender import UNAVAILABLE
+from projections.projection import Projection
+from projections.registry import PROJECTIONS
 
 log = structlog.get_logger(__name__)
 
-PROJECTIONS = ("orders", "shipments")
+NAMES = tuple(projection.name for projection in PROJECTIONS)
 
 
 @dataclass(eq=False, slots=True)
@@ -27,20 +29,23 @@ class _Waiter:
 class Consistency:
     """What the read models are known to have seen, and who waits for more.
 
-    `ask` gives the position of every projection by name.
+    `ask` gives the position of every projection by name; `projections` are those of our version.
     """
 
     POLL_SECONDS = 0.1
     """How long a waiter may be late if no notification comes."""
 
-    def __init__(self, ask: Callable[[], Awaitable[Mapping[str, int]]]) -> None:
+    def __init__(
+        self, ask: Callable[[], Awaitable[Mapping[str, int]]], projections: Collection[Projection] = PROJECTIONS
+    ) -> None:
         self._ask = ask
+        self._versions = {projection.name: str(projection.version) for projection in projections}
         self._known: dict[str, int] = {}
         self._waiters: set[_Waiter] = set()
         self._polling: asyncio.Task[None] | None = None
         self._missing = False
 
-    async def reached(self, position: int, *, projections: Collection[str] = PROJECTIONS, within: float) -> bool:
+    async def reached(self, position: int, *, projections: Collection[str] = NAMES, within: float) -> bool:
         """Whether all of `projections` have come to `position`, at the latest after `within` seconds."""
         if self._has_reached(projections, position):
             return True
@@ -60,14 +65,19 @@ class Consistency:
             self._waiters.discard(waiter)
 
     def heard(self, payload: str | None) -> None:
-        """A notification came: `name,position`; None means that some may have been missed."""
+        """A notification came: `name,version,position`; None means that some may have been missed.
+
+        Rows that other versions have made are not those that we read.
+        """
         if payload is None:
             self._known.clear()
             return
-        name, _, position = payload.partition(",")
-        if position.isdecimal():
-            self._learn(name, int(position))
-            self._wake()
+        match payload.split(","):
+            case [name, version, position] if self._versions.get(name) == version and position.isdecimal():
+                self._learn(name, int(position))
+                self._wake()
+            case _:
+                pass
 
     async def close(self) -> None:
         if self._polling is not None:

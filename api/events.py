@@ -12,7 +12,7 @@ from pydantic import JsonValue
 from api import pagination
 from api.gateway import Gateway, Resources
 from api.live import MEDIA_TYPE, LiveResponse, Wanted
-from api.openapi import LIVE, problems
+from api.openapi import LIVE
 from api.pagination import MAX_POSITION
 from api.route import Route
 from api.schemas import Event, EventPage
@@ -70,7 +70,7 @@ async def _since(
 AskedSince = Annotated[Since, Depends(_since)]
 
 
-@router.get("/events", response_model=EventPage, responses=LIVE | problems("validation-failed"))
+@router.get("/events", response_model=EventPage, responses=LIVE)
 async def read_events(
     *,
     request: Request,

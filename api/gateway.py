@@ -1,6 +1,6 @@
 """What a request works with: the resources that app.py opened, and how a command passes through them."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 from uuid import UUID
@@ -9,7 +9,7 @@ from fastapi import Depends, Request, Response
 from temporalio.client import Client
 
 from api.commands import Commands
-from api.consistency import PROJECTIONS, Consistency
+from api.consistency import NAMES, Consistency
 from api.live import Live
 from api.parameters import CONSISTENCY, EVENTUAL
 from api.preconditions import expected_versions
@@ -17,6 +17,7 @@ from api.schemas import Accepted
 from domain.commands import CommandRequest, Receipt
 from domain.refusals import PreconditionFailed
 from eventstore.store import EventStore
+from projections.parking import Place
 from projections.queries import ReadStore
 from settings import Settings
 from workflows.messages import workflow_id
@@ -33,6 +34,8 @@ class Gateway:
     commands: Commands
     consistency: Consistency
     live: Live
+    parking: Sequence[Place]
+    """Where there are parked events."""
 
     async def perform(self, request: CommandRequest, order_id: UUID, response: Response) -> Receipt:
         """Let the command be done, and wait, within a bound, until the read models have seen what came of it."""
@@ -49,7 +52,7 @@ class Gateway:
         headers = {"Location": location, "Preference-Applied": "respond-async"}
         return Response(accepted.model_dump_json(), 202, headers, "application/json")
 
-    async def settle(self, response: Response, position: int, projections: Collection[str] = PROJECTIONS) -> None:
+    async def settle(self, response: Response, position: int, projections: Collection[str] = NAMES) -> None:
         """Wait until the projections have come to `position`; if it takes too long, the answer says so."""
         within = self.settings.consistency_timeout
         if not await self.consistency.reached(position, projections=projections, within=within):

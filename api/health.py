@@ -1,18 +1,24 @@
 """What operators ask: is it alive, can it do its work, how far are the projections, and the numbers."""
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from datetime import timedelta
-from typing import Any, Literal
+from typing import TypeVar
 
 import structlog
 from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from api.consistency import NAMES
 from api.gateway import Resources
 from api.openapi import problems
-from api.schemas import Alive, Listing, Projection, Readiness
+from api.schemas import Alive, Check, Listing, Projection, Readiness
 from eventstore.store import ALL_STREAM
+from projections import parking
+from projections.parking import Place
+from projections.status import status
+
+T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
 
@@ -32,21 +38,27 @@ async def livez() -> Alive:
     responses={503: {"model": Readiness, "description": "Something that it needs is not there; `checks` says what."}},
 )
 async def readyz(request: Request, gateway: Resources, response: Response) -> Readiness:
-    """Whether the event store, the read store and Temporal can be reached, within a bounded time.
-
-    Who has none of the keys that there are is not told which of them can't.
+    """Whether the event store, the read store and Temporal can be reached, within a bounded time, and whether the read
+    models have rows of this version. What is parked degrades it, but doesn't make it less ready.
+    Who has none of the keys that there are isn't told what it is.
     """
-    temporal = gateway.temporal.service_client.check_health(timeout=timedelta(seconds=_CHECK_SECONDS))
-    questions: dict[str, Awaitable[Any]] = {
-        "event_store": gateway.store.stream_version(ALL_STREAM),
-        "read_store": gateway.read_store.positions(),
-        "temporal": temporal,
-    }
-    outcomes = await asyncio.gather(*(_check(name, question) for name, question in questions.items()))
-    ready = all(outcome == "ok" for outcome in outcomes)
-    response.status_code = 200 if ready else 503
-    checks = {} if request.state.stranger else dict(zip(questions, outcomes, strict=True))
-    return Readiness(status="ok" if ready else "unavailable", checks=checks)
+    event_store, positions, temporal, failed = await asyncio.gather(
+        _answer("event_store", gateway.store.stream_version(ALL_STREAM)),
+        _answer("read_store", gateway.read_store.positions()),
+        _answer("temporal", gateway.temporal.service_client.check_health(timeout=timedelta(seconds=_CHECK_SECONDS))),
+        _answer("parked", _failed(gateway.parking)),
+    )
+    reached = {"event_store": event_store, "read_store": positions, "temporal": temporal}
+    wrong: dict[str, Check] = {name: "unavailable" for name, answer in reached.items() if answer is None}
+    if positions is not None:
+        wrong |= {name: "building" for name in NAMES if name not in positions}
+    response.status_code = 503 if wrong else 200
+    checks: dict[str, Check] = dict.fromkeys(reached, "ok")
+    checks.update(dict.fromkeys(failed or (), "parked"))
+    checks.update(wrong)
+    if request.state.stranger:
+        checks = {}
+    return Readiness(status="unavailable" if wrong else "degraded" if failed else "ok", checks=checks)
 
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
@@ -57,23 +69,22 @@ async def metrics() -> Response:
 
 @router.get("/projections", responses=problems())
 async def list_projections(gateway: Resources) -> Listing[Projection]:
-    """How far each read model has come."""
-    positions = await gateway.read_store.positions()
-    head = await gateway.store.stream_version(ALL_STREAM)
-    return Listing(
-        items=[
-            Projection(name=name, position=position, lag=max(0, head - position))
-            for name, position in positions.items()
-        ]
-    )
+    """How far each read model has come; also one that is being built, and one that another version's has replaced."""
+    builds = await status(gateway.read_store.pool, gateway.store)
+    return Listing(items=[Projection.model_validate(build) for build in builds])
 
 
-async def _check(name: str, question: Awaitable[Any]) -> Literal["ok", "unavailable"]:
-    """The reason goes to the log: it may name hosts and users."""
+async def _answer(name: str, question: Awaitable[T]) -> T | None:
+    """None if there is none. The reason goes to the log: it may name hosts and users."""
     try:
         async with asyncio.timeout(_CHECK_SECONDS):
-            await question
+            return await question
     except Exception as error:  # noqa: BLE001 - whatever it is, it isn't there
         log.warning("not_ready", check=name, reason=f"{type(error).__name__}: {error}")
-        return "unavailable"
-    return "ok"
+        return None
+
+
+async def _failed(places: Sequence[Place]) -> list[str]:
+    """Who has parked events that somebody has to see to."""
+    counts = await parking.counts(places)
+    return [subscriber for subscriber, states in counts.items() if states.get("failed")]

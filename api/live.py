@@ -14,10 +14,11 @@ from dataclasses import dataclass, field
 from typing import NoReturn
 
 import structlog
-from fastapi.responses import StreamingResponse
+from fastapi.responses import Response, StreamingResponse
 from prometheus_client import Counter, Gauge, Histogram
 from starlette.types import Receive, Scope, Send
 
+from api.edge import HEAD_ONLY
 from eventstore.appender import UNAVAILABLE
 from eventstore.listener import pause_after
 from eventstore.store import ALL_STREAM, EventStore, RecordedEvent, StreamDeleted
@@ -285,6 +286,9 @@ class LiveResponse(StreamingResponse):
         self._stream = stream
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope.get(HEAD_ONLY):
+            await Response(headers=_HEADERS, media_type=MEDIA_TYPE)(scope, receive, send)
+            return
         # A client may go while the stream waits for nothing: then nobody else would end it.
         async with aclosing(self._stream):
             await super().__call__(scope, receive, send)

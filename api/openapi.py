@@ -1,5 +1,6 @@
 """What /docs says besides what the code says for itself: headers, problems and their examples."""
 
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -10,6 +11,18 @@ from api.auth import needed
 from api.parameters import CONSISTENCY, EVENTUAL
 from api.problems import MEDIA_TYPE, PROBLEMS, RETRIABLE, problem
 from api.schemas import Accepted, Problem
+from api.telemetry import REQUEST_ID
+
+_SAMPLES: Mapping[str, JsonValue] = {
+    "uuid": "1e0c1f0a-6c0d-5a4b-9c8e-3a5d1f2b7c90",
+    "date-time": "2026-01-31T12:00:00Z",
+    "integer": 1,
+    "number": 1,
+    "string": "text",
+    "boolean": True,
+    "null": None,
+    "object": {},
+}
 
 Responses = dict[int | str, dict[str, Any]]
 
@@ -19,6 +32,11 @@ _HEADERS: dict[str, dict[str, Any]] = {
     "Link": {"description": "The next page, if there is one.", "schema": {"type": "string"}},
     "Vary": {"schema": {"type": "string", "enum": ["Accept"]}},
     "Preference-Applied": {"schema": {"type": "string", "enum": ["respond-async"]}},
+    REQUEST_ID: {
+        "description": "What the log has it under: the caller's own, or a new one.",
+        "schema": {"type": "string"},
+    },
+    "Allow": {"description": "The methods that the path takes.", "schema": {"type": "string"}},
     "Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}},
     "WWW-Authenticate": {"description": "`Bearer`.", "schema": {"type": "string"}},
     CONSISTENCY: {
@@ -37,9 +55,28 @@ data: {"event_id": "...", "type": "Order.OrderCompleted", "version": 2, "positio
 :
 
 """
-_ANY_TIME = ("unauthorized", "forbidden", "too-many-requests", "internal-error", "unavailable")
+# What every route may answer with, before it has a say in it, or when something fails.
+_ANY_TIME = (
+    "malformed-request",
+    "unauthorized",
+    "forbidden",
+    "method-not-allowed",
+    "request-timeout",
+    "uri-too-long",
+    "validation-failed",
+    "headers-too-large",
+    "too-many-requests",
+    "internal-error",
+    "unavailable",
+)
+_METHODS = frozenset({"get", "put", "post", "delete"})
 
-WRITES = ("malformed-request", "idempotency-key-reused")
+WRITES = (
+    "origin-not-allowed",
+    "content-too-large",
+    "unsupported-media-type",
+    "idempotency-key-reused",
+)
 """The problems that every write may have."""
 
 
@@ -73,13 +110,15 @@ def accepted() -> Responses:
 def problems(*codes: str) -> Responses:
     """The problems that a route may answer with, besides those that every route may."""
     documented: Responses = {}
-    for code in (*codes, *_ANY_TIME):
+    for code in codes:
         status, _ = PROBLEMS[code]
         if status not in documented:
             schema = {"$ref": "#/components/schemas/Problem"}
             content = {MEDIA_TYPE: {"schema": schema, "examples": {}}}
             documented[status] = {"description": HTTPStatus(status).phrase, "content": content}
         documented[status]["content"][MEDIA_TYPE]["examples"][code] = {"value": _example(code)}
+        if code == "method-not-allowed":
+            documented[status].update(answers(status, "Allow")[status])
         if code in RETRIABLE:
             documented[status].update(answers(status, "Retry-After")[status])
         if code == "unauthorized":
@@ -88,7 +127,9 @@ def problems(*codes: str) -> Responses:
 
 
 def describe(app: FastAPI, *, secured: bool) -> None:
-    """Let the app's OpenAPI document have the schema that the problems refer to, and what keys are needed for."""
+    """Complete the app's OpenAPI document: the problems that are everywhere, their schema, examples of all answers, and
+    what takes a key.
+    """
     generate = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -99,6 +140,11 @@ def describe(app: FastAPI, *, secured: bool) -> None:
             schemas = document["components"]["schemas"]
             schema = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
             schemas |= {**schema.pop("$defs"), "Problem": schema}
+            for name in ("HTTPValidationError", "ValidationError"):
+                schemas.pop(name, None)
+            for path in document["paths"].values():
+                for method in _METHODS & path.keys():
+                    _complete(path[method]["responses"], schemas)
         return generate()
 
     app.openapi = openapi
@@ -112,6 +158,39 @@ def _secure(document: dict[str, Any]) -> None:
             operation["security"] = [{"key": []}] if scope else []
             if scope:
                 operation["description"] = f"{operation.get('description', '')}\n\nA key's scope: `{scope}`.".strip()
+
+
+def _complete(responses: dict[str, Any], schemas: Mapping[str, Any]) -> None:
+    """Add to one operation's answers what all have."""
+    if "HTTPValidationError" in str(responses.get("422")):
+        # FastAPI's own idea of a validation error, which no answer here is.
+        del responses["422"]
+    for status, everywhere in problems(*_ANY_TIME).items():
+        own = responses.setdefault(str(status), everywhere)
+        content = own.setdefault("content", {}).setdefault(MEDIA_TYPE, everywhere["content"][MEDIA_TYPE])
+        content["examples"] = everywhere["content"][MEDIA_TYPE]["examples"] | content["examples"]
+        own.setdefault("headers", {}).update(everywhere.get("headers", {}))
+    for answer in responses.values():
+        answer.setdefault("headers", {})[REQUEST_ID] = _HEADERS[REQUEST_ID]
+        json = answer.get("content", {}).get("application/json")
+        if json and json.get("schema") and "example" not in json and "examples" not in json:
+            json["example"] = _sample(json["schema"], schemas)
+
+
+def _sample(schema: Mapping[str, Any], schemas: Mapping[str, Any]) -> JsonValue:
+    """A value of this schema, made of the examples that its fields have."""
+    if "$ref" in schema:
+        schema = schemas[schema["$ref"].rpartition("/")[2]]
+    for choices in ("examples", "enum"):
+        if choices in schema:
+            return schema[choices][0]
+    if "anyOf" in schema:
+        return _sample(schema["anyOf"][0], schemas)
+    if "properties" in schema:
+        return {name: _sample(field, schemas) for name, field in schema["properties"].items()}
+    if "items" in schema:
+        return [_sample(schema["items"], schemas)]
+    return _SAMPLES[schema.get("format") or schema.get("type", "object")]
 
 
 def _example(code: str) -> dict[str, JsonValue]:

@@ -8,14 +8,14 @@ from typing import Annotated
 from uuid import UUID, uuid4
 
 from fastapi import Depends, Header, Path, Query, Request
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BeforeValidator, TypeAdapter, ValidationError
 
 from api.pagination import MAX_POSITION
 from api.problems import MalformedRequest
 from domain.aggregates import Command
 from domain.commands import CommandRequest
 from domain.ids import correlation_id, keyed_command_id
-from domain.refusals import OrderNotFound, ShipmentNotFound
+from domain.refusals import OrderNotFound, Refusal, ShipmentNotFound
 from domain.values import Id
 
 CONSISTENCY = "Waybill-Consistency"
@@ -27,26 +27,18 @@ _UUID: TypeAdapter[UUID] = TypeAdapter(Id)
 # --- Ids in paths: what is no UUID is the name of nothing
 
 
-async def _order_id(
-    order_id: Annotated[str, Path(description="The order's id.", json_schema_extra={"format": "uuid"})],
-) -> UUID:
-    try:
-        return _UUID.validate_python(order_id)
-    except ValidationError:
-        raise OrderNotFound from None
+def _or(refusal: type[Refusal]) -> BeforeValidator:
+    def uuid(text: str) -> UUID:
+        try:
+            return _UUID.validate_python(text)
+        except ValidationError:
+            raise refusal from None
+
+    return BeforeValidator(uuid, json_schema_input_type=UUID)
 
 
-async def _shipment_id(
-    shipment_id: Annotated[str, Path(description="The shipment's id.", json_schema_extra={"format": "uuid"})],
-) -> UUID:
-    try:
-        return _UUID.validate_python(shipment_id)
-    except ValidationError:
-        raise ShipmentNotFound from None
-
-
-OrderId = Annotated[UUID, Depends(_order_id)]
-ShipmentId = Annotated[UUID, Depends(_shipment_id)]
+OrderId = Annotated[UUID, Path(description="The order's id."), _or(OrderNotFound)]
+ShipmentId = Annotated[UUID, Path(description="The shipment's id."), _or(ShipmentNotFound)]
 
 # --- Headers
 

@@ -6,6 +6,7 @@ A problem never quotes what the caller sent: it may be secret, huge, or not even
 import json
 from collections.abc import Mapping
 
+import asyncpg
 import structlog
 from fastapi import FastAPI, Request, Response
 from pydantic import JsonValue
@@ -20,12 +21,15 @@ log = structlog.get_logger(__name__)
 
 PROBLEMS: Mapping[str, tuple[int, str]] = {
     "malformed-request": (400, "Malformed request"),
+    "origin-not-allowed": (403, "Origin not allowed"),
     "unauthorized": (401, "Unauthorized"),
     "forbidden": (403, "Forbidden"),
     "not-found": (404, "Not found"),
     "order-not-found": (404, "Order not found"),
     "shipment-not-found": (404, "Shipment not found"),
+    "parked-not-found": (404, "Nothing is parked there"),
     "method-not-allowed": (405, "Method not allowed"),
+    "request-timeout": (408, "Request timeout"),
     "order-already-created": (409, "Order already created"),
     "order-already-completed": (409, "Order already completed"),
     "order-deleted": (409, "Order was deleted"),
@@ -35,10 +39,13 @@ PROBLEMS: Mapping[str, tuple[int, str]] = {
     "shipment-already-completed": (409, "Shipment already completed"),
     "history-unreadable": (409, "History can't be read"),
     "precondition-failed": (412, "Precondition failed"),
+    "content-too-large": (413, "Content too large"),
+    "uri-too-long": (414, "URI too long"),
     "unsupported-media-type": (415, "Unsupported media type"),
     "validation-failed": (422, "Validation failed"),
     "idempotency-key-reused": (422, "Idempotency-Key reused"),
     "too-many-requests": (429, "Too many requests"),
+    "headers-too-large": (431, "Headers too large"),
     "internal-error": (500, "Internal error"),
     "unavailable": (503, "Unavailable"),
 }
@@ -47,8 +54,6 @@ PROBLEMS: Mapping[str, tuple[int, str]] = {
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = 1
 RETRIABLE = frozenset({"too-many-requests", "unavailable"})
-# What the router itself refuses.
-_OF_ROUTER = {404: ("not-found", "No such path"), 405: ("method-not-allowed", "This path doesn't take that method")}
 
 
 class HttpProblem(HTTPException):
@@ -108,7 +113,8 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(StreamDeleted, _deleted)
     app.add_exception_handler(UndecodableEvent, _unreadable)
-    for kind in UNAVAILABLE:
+    # The read model's rows are not those of this version yet: /readyz says so.
+    for kind in (*UNAVAILABLE, asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError):
         app.add_exception_handler(kind, _store_unavailable)
 
 
@@ -117,12 +123,27 @@ async def _refused(_request: Request, refusal: Exception) -> Response:
     return answer(refusal.code, refusal.message, refusal.details)
 
 
-async def _http_error(_request: Request, error: Exception) -> Response:
+async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if isinstance(error, HttpProblem):
         return answer(error.code, error.detail)
-    code, detail = _OF_ROUTER.get(error.status_code, ("malformed-request", "The request can't be read"))
-    return answer(code, detail, headers=error.headers)
+    if error.status_code == 405:
+        allowed = {"Allow": ", ".join(_methods_of(request, error))}
+        if request.method == "OPTIONS":
+            return Response(status_code=204, headers=allowed)
+        return answer("method-not-allowed", "This path doesn't take that method", headers=allowed)
+    if error.status_code == 404:
+        return answer("not-found", "No such path")
+    return answer("malformed-request", "The request can't be read")
+
+
+def _methods_of(request: Request, error: HTTPException) -> list[str]:
+    """The router names the methods of one route only; a path may have several."""
+    app: FastAPI = request.app
+    path = getattr(request.scope.get("route"), "path", "")
+    documented = map(str.upper, app.openapi()["paths"].get(path, ()))
+    methods = {*(error.headers or {}).get("Allow", "").split(", "), *documented}
+    return sorted(({*methods, "HEAD"} if "GET" in methods else methods) | {"OPTIONS"})
 
 
 async def _deleted(_request: Request, _error: Exception) -> Response:

@@ -1,37 +1,73 @@
-"""How requests are read: JSON to the letter, and what breaks a rule is told in the contract's words.
+"""How requests are read: queries and JSON to the letter, and what breaks a rule is told in the contract's words.
 
-json.loads alone would drop duplicate keys, take NaN, and round decimals.
+json.loads alone would drop duplicate keys, take NaN, and round decimals; a query's number could be written in a dozen
+ways; and what a route doesn't know, be it a parameter or a body, would be dropped in silence.
 """
 
+import asyncio
 import json
-from collections.abc import Callable, Coroutine
+import re
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from dataclasses import replace
 from decimal import Decimal
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast, get_args
 
 from fastapi import Request, Response
+from fastapi.dependencies.models import Dependant
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
-from pydantic import BaseModel
+from pydantic import AwareDatetime, BaseModel
 
 from api.problems import HttpProblem, MalformedRequest
-from domain.refusals import ValidationFailed
-from domain.validation import violations
+from domain.refusals import ValidationFailed, Violation
+from domain.validation import pointer, unknown_field, violations
+
+_WHOLE_NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,18})")
+_MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d(:\d\d(\.\d{1,6})?)?(Z|[+-]\d\d:\d\d)", re.ASCII)
+_FORMS: Mapping[Any, tuple[re.Pattern[str], str, str]] = {
+    int: (_WHOLE_NUMBER, "invalid-number", "must be a whole number"),
+    AwareDatetime: (_MOMENT, "invalid-moment", "must be a moment with its offset, such as 2026-01-31T12:00:00Z"),
+}
+"""How a parameter is written whose type could be read from other texts, too."""
 
 
 class Route(APIRoute):
-    """A route whose body is strict JSON and whose validation errors are the domain's."""
+    """A route whose query and body are read strictly, and whose validation errors are the domain's."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        handle = super().get_route_handler()
+        in_full, in_short = super().get_route_handler(), self._without_query()
         model = _model(self)
+        parameters = dict(_query_parameters(self.dependant))
+        takes_nothing = model is None and not {"GET", "HEAD"} & set(self.methods or ())
 
         async def handle_strictly(request: Request) -> Response:
+            if request.scope["query_string"]:
+                _check_query(request, parameters)
+            if takes_nothing:
+                await _refuse_body(request)
+            handle = in_full if request.scope["query_string"] else in_short
             try:
-                return await handle(_JsonRequest(request.scope, request.receive) if model else request)
+                # Whatever a route waits for has bounds of its own; this one is for their sum.
+                async with asyncio.timeout(_patience(request)):
+                    return await handle(_JsonRequest(request.scope, request.receive) if model else request)
             except RequestValidationError as invalid:
                 raise await self.refusal(request, model, invalid) from None
 
         return handle_strictly
+
+    def _without_query(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """The handler for requests without a query: looking for each parameter of it costs more than a look-up by key.
+
+        What the parameters are then is said by the defaults of the route's function.
+        """
+        whole = self.dependant
+        if any(field.field_info.is_required() for field in whole.query_params):
+            return super().get_route_handler()
+        self.dependant = replace(whole, query_params=[])
+        try:
+            return super().get_route_handler()
+        finally:
+            self.dependant = whole
 
     async def refusal(
         self, _request: Request, model: type[BaseModel] | None, invalid: RequestValidationError
@@ -46,18 +82,84 @@ def _model(route: APIRoute) -> type[BaseModel] | None:
     return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
 
 
+# --- Queries
+
+
+def _query_parameters(dependant: Dependant) -> Iterator[tuple[str, tuple[object, ...]]]:
+    """The name of each parameter, and the types that its annotation names."""
+    for field in dependant.query_params:
+        annotation = field.field_info.annotation
+        yield field.alias, (annotation, *get_args(annotation))
+    for inner in dependant.dependencies:
+        yield from _query_parameters(inner)
+
+
+def _check_query(request: Request, parameters: Mapping[str, tuple[object, ...]]) -> None:
+    """Raises ValidationFailed for parameters that are unknown, given twice, or not written as they should be."""
+    broken: dict[str, tuple[str, str]] = {}
+    for name, value in request.query_params.multi_items():
+        types = parameters.get(name)
+        if types is None:
+            broken[name if len(name) <= 64 and name.isprintable() else ""] = (
+                "unknown-parameter",
+                unknown_field(name, list(parameters)).replace("field", "parameter"),
+            )
+        elif list[str] not in types and len(request.query_params.getlist(name)) > 1:
+            broken[name] = ("ambiguous", "must be given once")
+        elif not value.isprintable():
+            broken[name] = ("invalid-string", "must be a valid string")
+        else:
+            for form, code, detail in (_FORMS[kind] for kind in _FORMS if kind in types):
+                if not form.fullmatch(value):
+                    broken[name] = (code, detail)
+    if broken:
+        raise ValidationFailed.because(
+            [
+                Violation(pointer=pointer([name]) if name else "", code=code, detail=detail)
+                for name, (code, detail) in broken.items()
+            ]
+        )
+
+
+# --- Bodies
+
+
+def _patience(request: Request) -> float:
+    """Somewhat longer than a command may take, which knows better what to say then."""
+    seconds: float = request.app.state.gateway.settings.request_timeout
+    return seconds + 5
+
+
+async def _refuse_body(request: Request) -> None:
+    """For routes that take none: an empty object says nothing, anything else would be dropped in silence."""
+    content = await request.body()
+    if not content:
+        return
+    _require_json(request)
+    body = parse(content)
+    if not isinstance(body, dict):
+        raise ValidationFailed.because([Violation(pointer="", code="invalid-object", detail="must be a valid object")])
+    if names := list(cast("dict[str, Any]", body)):
+        errors = [{"loc": [name], "type": "extra_forbidden", "msg": ""} for name in names]
+        raise ValidationFailed.because(violations(None, errors))
+
+
 class _JsonRequest(Request):
     async def body(self) -> bytes:
         body = await super().body()
         if not body:
             raise MalformedRequest("A body is needed: a JSON object")
-        media_type, _, _ = self.headers.get("content-type", "").partition(";")
-        if media_type.strip().lower() != "application/json":
-            raise HttpProblem("unsupported-media-type", "The body has to be application/json")
+        _require_json(self)
         return body
 
     async def json(self) -> Any:
         return parse(await self.body())
+
+
+def _require_json(request: Request) -> None:
+    media_type, _, parameter = request.headers.get("content-type", "").lower().partition(";")
+    if media_type.strip() != "application/json" or parameter.strip() not in {"", "charset=utf-8"}:
+        raise HttpProblem("unsupported-media-type", "The body has to be application/json, in UTF-8")
 
 
 def parse(body: bytes) -> Any:

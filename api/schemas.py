@@ -202,9 +202,49 @@ class BlockedProduct(Answer):
 
 
 class Projection(Answer):
+    """One build of a read model: a version's rows. While a new one is built, or a version has replaced another, there
+    are several of one name.
+    """
+
+    model_config = ConfigDict(from_attributes=True)
+
     name: str = Field(examples=["orders"])
+    version: int = Field(description="Of the code that makes the rows.", examples=[1])
+    stage: Literal["live", "next", "retired"] = Field(
+        description="`live`: what is read; `next`: it is built, and takes that place; `retired`: another version has "
+        "taken its place, and code of its own may still read it."
+    )
+    state: Literal["running", "waiting"] = Field(description="Whether a worker runs it, or it waits for one.")
+    owner: str | None = Field(description="The process that runs it.", examples=["host:4711/5e4c9b0a"])
     position: int = Field(description="How far in the global sequence it has come.", examples=[7])
     lag: int = Field(description="Events that it has yet to see.", examples=[0])
+    lag_seconds: float = Field(description="How long ago the first of them was appended.", examples=[0])
+    rate: float = Field(description="Events a second, lately.", examples=[120.5])
+    parked: int = Field(description="Events that are set aside (`GET /parked`).", examples=[0])
+    started_at: datetime = Field(description="When it was begun.")
+    progress: float = Field(description="How much of all events it has seen, from 0 to 1.", examples=[1])
+    eta_seconds: float | None = Field(
+        description="How long it will take to the end of the events, at this rate; null if that can't be told.",
+        examples=[0],
+    )
+
+
+class ParkedEvent(Answer):
+    model_config = ConfigDict(from_attributes=True)
+
+    subscriber: str = Field(description="The projection or the handler that has parked it.", examples=["shipment"])
+    position: int = Field(description="The event's number in the global sequence.", examples=[7])
+    stream_id: str = Field(description="Later events of it wait behind this one.", examples=[ORDER_ID])
+    event_id: UUID
+    event_type: str = Field(examples=["Order.OrderCompleted"])
+    state: Literal["failed", "behind", "retry", "waiting", "discarded"] = Field(
+        description="`failed`: for somebody to see to; `behind`: an earlier event holds it up; `retry`: to be looked "
+        "at now; `waiting`: too early for it; `discarded`: given up, it holds up nothing."
+    )
+    reason: str = Field(description="What was wrong the last time.")
+    attempts: int = Field(description="How often it was looked at.", examples=[5])
+    retry_at: datetime | None = Field(description="When it is looked at by itself; null: when somebody says so.")
+    parked_at: datetime
 
 
 class Page(Answer, Generic[T]):
@@ -228,9 +268,27 @@ class Alive(Answer):
     status: Literal["ok"] = "ok"
 
 
+Check = Literal["ok", "unavailable", "building", "parked"]
+
+
 class Readiness(Answer):
-    status: Literal["ok", "unavailable"]
-    checks: dict[str, Literal["ok", "unavailable"]]
+    status: Literal["ok", "degraded", "unavailable"] = Field(
+        description="`degraded`: it works, but for orders whose events are parked."
+    )
+    checks: dict[str, Check] = Field(
+        description="`building`: the read model's rows are not those of this version yet; `parked`: the projection or "
+        "handler could not be done with some events (`GET /parked`)."
+    )
+
+
+class ProblemPage(Answer):
+    """What a problem is, and what helps."""
+
+    type: str = Field(examples=["/problems/validation-failed"])
+    code: str = Field(examples=["validation-failed"])
+    status: int = Field(examples=[422])
+    title: str = Field(examples=["Validation failed"])
+    help: str = Field(examples=["The request can be read, but breaks rules."])
 
 
 class Problem(BaseModel):

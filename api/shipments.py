@@ -45,7 +45,7 @@ async def complete_shipment(
     return WrittenShipment(**shown, **gateway.run_of(order_id))
 
 
-@router.get("", responses=answers(200, "Link", CONSISTENCY) | problems("validation-failed"))
+@router.get("", responses=answers(200, "Link", CONSISTENCY))
 async def list_shipments(
     *,
     request: Request,
@@ -70,7 +70,7 @@ async def list_shipments(
     response_model=Shipment,
     responses=answers(200, "ETag", CONSISTENCY)
     | {304: {"description": "It is what `If-None-Match` says.", **answers(304, "ETag")[304]}}
-    | problems("shipment-not-found", "validation-failed"),
+    | problems("shipment-not-found"),
 )
 async def read_shipment(
     shipment_id: ShipmentId,

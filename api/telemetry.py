@@ -10,6 +10,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import problems
+from api.edge import SAFE
 
 log = structlog.get_logger(__name__)
 
@@ -50,7 +51,7 @@ class Telemetry:
             if status:
                 raise
             detail = "It is our fault, and in the log under request_id"
-            fault = problems.answer("internal-error", detail, {"request_id": request_id})
+            fault = problems.answer("internal-error", detail, {"request_id": request_id}, SAFE)
             await fault(scope, receive, watched)
         finally:
             _count(scope, status, time.perf_counter() - started)

@@ -1,7 +1,10 @@
 """All broken rules of a command at once, each with its JSON pointer and the contract's message."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import json
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from difflib import get_close_matches
+from itertools import islice
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -20,14 +23,28 @@ def parse(model: type[M], data: Mapping[str, Any]) -> M:
 
 
 def violations(model: type[BaseModel] | None, errors: Iterable[Mapping[str, Any]]) -> list[Violation]:
-    """Pydantic's errors in the contract's words. The offending values stay out: they may be secret, or huge."""
-    return [_violation(model, error) for error in errors]
+    """Pydantic's errors in the contract's words. The offending values stay out: they may be secret, or huge.
+
+    Of more than 5,000, which no command has that was meant as one, the first 5,000.
+    """
+    return [_violation(model, error) for error in islice(errors, _MOST)]
 
 
 def pointer(path: Sequence[int | str]) -> str:
     """The RFC 6901 pointer to `path`; the whole document is the empty string."""
     return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in path)
 
+
+def unknown_field(name: str, known: Collection[str]) -> str:
+    """What is said of a field that nobody declared: which one may be meant, or which ones there are."""
+    near = get_close_matches(name, known, n=1) if len(name) <= _LONGEST_NAME else []
+    if near:
+        return f"is not a known field; did you mean {near[0]}?"
+    return f"is not a known field; known are {', '.join(known)}" if known else "is not a known field"
+
+
+_MOST = 5000
+_LONGEST_NAME = 64
 
 # What pydantic calls it -> the stable code and the message of the contract.
 _RULES: dict[str, tuple[str, str]] = {
@@ -41,7 +58,9 @@ _RULES: dict[str, tuple[str, str]] = {
     "string_too_long": ("too-long", "must be a valid string of at most {max_length} characters"),
     "string_unicode": ("invalid-string", "must be a valid string"),
     "value_error": ("invalid-email", "must be a valid email"),
-    "literal_error": ("unknown-choice", 'must be one of ["KG", "MT"]'),
+    "literal_error": ("unknown-choice", "must be one of {choices}"),
+    "enum": ("unknown-choice", "must be one of {choices}"),
+    "timezone_aware": ("invalid-moment", "must be a moment with its offset, such as 2026-01-31T12:00:00Z"),
     "list_type": ("invalid-list", "must be a valid list"),
     "tuple_type": ("invalid-list", "must be a valid list"),
     "too_short": ("invalid-list", "must be a valid list of at least {min_length} item"),
@@ -49,6 +68,11 @@ _RULES: dict[str, tuple[str, str]] = {
     "model_type": ("invalid-object", "must be a valid object"),
     "model_attributes_type": ("invalid-object", "must be a valid object"),
     "dict_type": ("invalid-object", "must be a valid object"),
+    "int_type": ("invalid-number", "must be a whole number"),
+    "int_parsing": ("invalid-number", "must be a whole number"),
+    "int_parsing_size": ("invalid-number", "must be a whole number"),
+    "greater_than_equal": ("out-of-range", "must be at least {ge}"),
+    "less_than_equal": ("out-of-range", "must be at most {le}"),
     "json_invalid": ("malformed", "must be valid JSON"),
 }
 
@@ -57,22 +81,23 @@ def _violation(model: type[BaseModel] | None, error: Mapping[str, Any]) -> Viola
     path: Sequence[int | str] = error["loc"]
     kind: str = error["type"]
     if kind == "extra_forbidden":
-        return Violation(pointer=pointer(path), code="unknown-field", detail=_unknown_field(model, path))
+        name, known = str(path[-1]), list(_fields_at(model, path[:-1])) if model else []
+        # A name that is none is the caller's text like any other: where it stands is all that is said.
+        where = path if len(name) <= _LONGEST_NAME and name.isprintable() else path[:-1]
+        return Violation(pointer=pointer(where), code="unknown-field", detail=unknown_field(name, known))
+    if kind.startswith("datetime_"):
+        kind = "timezone_aware"
     # An e-mail address that is no text is no valid e-mail address either.
     if kind.startswith("string_") and path and path[-1] == "business_partner":
         kind = "value_error"
     if kind not in _RULES:
-        return Violation(pointer=pointer(path), code="invalid", detail=str(error["msg"]))
+        # A rule of our own has its name and its words with it.
+        return Violation(pointer=pointer(path), code=kind.replace("_", "-"), detail=str(error["msg"]))
     code, detail = _RULES[kind]
-    return Violation(pointer=pointer(path), code=code, detail=detail.format_map(error.get("ctx") or {}))
-
-
-def _unknown_field(model: type[BaseModel] | None, path: Sequence[int | str]) -> str:
-    known = list(_fields_at(model, path[:-1])) if model else []
-    near = get_close_matches(str(path[-1]), known, n=1)
-    if near:
-        return f"is not a known field; did you mean {near[0]}?"
-    return f"is not a known field; known are {', '.join(known)}" if known else "is not a known field"
+    context: dict[str, Any] = dict(error.get("ctx") or {})
+    if "expected" in context:
+        context["choices"] = json.dumps(re.findall(r"'([^']*)'", context["expected"]))
+    return Violation(pointer=pointer(path), code=code, detail=detail.format_map(context))
 
 
 def _fields_at(model: type[BaseModel], path: Sequence[int | str]) -> Iterable[str]:

@@ -1,6 +1,6 @@
 """The event store of a database that may have been adopted: some of its streams may be named in a way of their own."""
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Self
@@ -21,17 +21,24 @@ class AdoptedStore(PostgresStore):
 
     names: Mapping[str, str] = {}
     """Stream names by the id's usual form."""
+    reported: Collection[str] = frozenset()
+    """What can't be read, as was found when the database was adopted: ids of events, names of streams."""
 
     @classmethod
     @asynccontextmanager
     async def open(cls, url: str, pool_size: int = 10) -> AsyncGenerator[Self]:
         async with super().open(url, pool_size) as store:
-            await store.learn_names()
+            await store.learn()
             yield store
 
-    async def learn_names(self) -> None:
+    async def learn(self) -> None:
         rows = await self._pool.fetch(_SQL["stream_names"])
         self.names = {str(row["id"]): row["stream_uuid"] for row in rows}
+        self.reported = {row["subject"] for row in await self._pool.fetch(_SQL["reported"])}
+
+    def was_reported(self, event: RecordedEvent) -> bool:
+        """Whether it was said at adoption that the event can't be read."""
+        return str(event.event_id) in self.reported or event.stream_id in self.reported
 
     async def append(self, append: Append) -> Appended:
         return await super().append(replace(append, stream_id=self._name(append.stream_id)))

@@ -151,7 +151,7 @@ class Appender:
         try:
             outcomes = await self._send([waiting.append for waiting in batch])
         except Exception as error:  # noqa: BLE001 - whatever it is, every waiting caller has to hear of it
-            if len(batch) > 1 and not _is_outage(error):
+            if len(batch) > 1 and not is_outage(error):
                 # One of them is to blame, the others are not: halve the batch until it is alone.
                 middle = len(batch) // 2
                 await self._commit(batch[:middle])
@@ -177,7 +177,8 @@ class Appender:
         ]
 
 
-def _is_outage(error: Exception) -> bool:
+def is_outage(error: Exception) -> bool:
+    """Whether the server is away. asyncpg's complaints about wrong arguments are interface errors, too."""
     return isinstance(error, UNAVAILABLE) and not isinstance(error, ValueError)
 
 

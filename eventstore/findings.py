@@ -23,6 +23,8 @@ KINDS: Mapping[str, str] = {
     "missing-claim": "Orders live without their claim",
     "wrong-snapshot": "Snapshots are not what the events say",
     "useless-snapshot": "Snapshots can't be used: the events are read instead",
+    "parked-event": "Events are parked: `waybill parked` looks after them",
+    "projection-missing": "Projections have no rows of this version yet",
     "projection-ahead": "Projections have seen more events than there are",
     "wrong-row": "Rows are not what the events say",
     "missing-row": "Rows are missing",

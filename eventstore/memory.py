@@ -249,6 +249,10 @@ class MemoryStore:
         wanted = [event for event in self._all.events if types is None or event.type in types]
         return [event for event in wanted if event.number > after][:limit]
 
+    async def find_events(self, event_ids: Sequence[UUID]) -> list[RecordedEvent]:
+        found = {event_id: self._events[event_id] for event_id in event_ids if event_id in self._events}
+        return sorted(found.values(), key=lambda event: event.position)
+
     async def stream_version(self, stream_id: str) -> int:
         return self._version(stream_id)
 

@@ -48,12 +48,6 @@ async def migrate(url: str) -> list[str]:
         return applied
 
 
-async def apply_migrations(url: str, package: str) -> list[str]:
-    """Apply `package`'s migrations/*.sql that this database has not seen, all of them in one transaction."""
-    async with migrating(url) as connection:
-        return await apply_pending(connection, package)
-
-
 @asynccontextmanager
 async def migrating(url: str) -> AsyncGenerator["Connection"]:
     """A connection in a transaction, while nobody else migrates this database."""

@@ -62,6 +62,11 @@ class PostgresStore(Reader):
             finally:
                 await store.appender.close()
 
+    @property
+    def pool(self) -> "Pool":
+        """For what is kept beside the events, in the same database."""
+        return self._pool
+
     async def append(self, append: Append) -> Appended:
         return await self.appender.append(append)
 
@@ -121,7 +126,7 @@ class PostgresStore(Reader):
 
     async def recall(self, command_id: UUID, event_id: UUID) -> Recollection:
         async with self._pool.acquire() as connection:
-            event = await connection.fetchrow(SQL["event_by_id"], event_id)
+            event = await connection.fetchrow(SQL["events_by_id"], [event_id])
             answer = await connection.fetchrow(SQL["answer"], command_id)
         return Recollection(
             event=RecordedEvent(*event) if event else None, answer=Answer(*answer.values()) if answer else None

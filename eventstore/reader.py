@@ -59,6 +59,9 @@ class Reader:
             rows = await self._source.fetch(SQL["read_all_of_types"], after, limit, list(types))
         return [RecordedEvent(*row) for row in rows]
 
+    async def find_events(self, event_ids: Sequence[UUID]) -> list[RecordedEvent]:
+        return [RecordedEvent(*row) for row in await self._source.fetch(SQL["events_by_id"], event_ids)]
+
     async def stream_version(self, stream_id: str) -> int:
         stream = await self.stream_info(stream_id)
         if stream is None:

@@ -265,6 +265,10 @@ class EventStore(Protocol):
         """At most `limit` events of the global sequence after position `after`, of these types only if given."""
         ...
 
+    async def find_events(self, event_ids: Sequence[UUID]) -> list[RecordedEvent]:
+        """Those of these events that exist, in the order of the global sequence, numbered as in their own streams."""
+        ...
+
     async def stream_version(self, stream_id: str) -> int:
         """The version of the stream, 0 if it doesn't exist; for `$all` the head of the global sequence."""
         ...

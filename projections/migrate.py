@@ -1,11 +1,23 @@
 """Brings the read store's tables to what this code needs."""
 
-from eventstore.migrate import apply_migrations
+import asyncpg
+
+from eventstore.migrate import NotMigratable, apply_pending, migrating
+from projections import builds
+from projections.registry import PROJECTIONS
 
 
 async def migrate(url: str) -> list[str]:
     """Create or update the read store. Idempotent; run twice at once, one waits for the other.
 
-    Gives the names of the migrations that were applied now.
+    A projection that has no tables yet gets them; one whose version has changed is built anew by the workers. Gives the
+    names of the migrations that were applied now. Raises NotMigratable if another program's tables are in the way.
     """
-    return await apply_migrations(url, "projections")
+    async with migrating(url) as connection:
+        applied = await apply_pending(connection, "projections")
+        for projection in PROJECTIONS:
+            try:
+                await builds.ensure(connection, projection)
+            except asyncpg.DuplicateTableError as error:
+                raise NotMigratable(f"another program's tables are in the way: {error}") from None
+        return applied

@@ -5,7 +5,7 @@ what has changed. So the rows are the same however the events are cut into batch
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -210,9 +210,16 @@ async def _write(connection: "Connection", orders: Orders) -> None:
         await connection.execute(_SQL["write_items"], *columns(items, ItemRow.__slots__))
 
 
+def _depends_on(happened: Happened) -> Collection[str]:
+    event = happened.event
+    return (str(event.order_id),) if isinstance(event, ShipmentCreated) else ()
+
+
 ORDERS = Projection(
     name="orders",
     version=1,
+    tables=_SQL["tables"],
     events=(OrderCreated, OrderItemAdded, OrderCompleted, OrderDeleted, ShipmentCreated, ShipmentCompleted),
     apply=_apply,
+    depends_on=_depends_on,
 )

@@ -1,6 +1,7 @@
 """What a read model declares: the events that it is made of, and how a batch of them changes its tables."""
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+import re
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -29,17 +30,33 @@ class Happened:
     event: Event
 
 
+_CREATE_TABLE = re.compile(r"^create table (\w+)", re.MULTILINE)
+
+
+def _nothing_else(_happened: Happened) -> Collection[str]:
+    return ()
+
+
 @dataclass(frozen=True)
 class Projection:
-    """A read model. It is one file that ends in one of these, and an entry in registry.py."""
+    """A read model. It is one file (and its .sql) that ends in one of these, and an entry in registry.py."""
 
     name: str
     version: int
-    """Grows when the same events would make other rows than before."""
+    """Changes when the same events would make other rows, or the tables are others: they are built anew then."""
+    tables: str
+    """Creates its tables, with a primary key each; names without a schema, for there may be several builds of them."""
     events: tuple[type[Event], ...]
     apply: Callable[["Connection", Sequence[Happened]], Awaitable[None]]
     """Change the tables by a batch of events, in order. It runs in a transaction that also moves the checkpoint, so no
     event comes twice; and in few statements per batch, none per event."""
+    depends_on: Callable[[Happened], Collection[str]] = _nothing_else
+    """The streams, besides its own, without whose earlier events this one can't be applied. If one of them is held up
+    by an event that couldn't be applied, this one waits behind it."""
+
+    @property
+    def table_names(self) -> Sequence[str]:
+        return _CREATE_TABLE.findall(self.tables)
 
     @property
     def types(self) -> Sequence[str]:

@@ -12,7 +12,10 @@ from uuid import UUID
 
 from eventstore.pool import open_pool
 from eventstore.statements import load_statements
+from projections.builds import search_path
 from projections.orders import OrderRow
+from projections.projection import Projection
+from projections.registry import PROJECTIONS
 from projections.shipments import ShipmentRow
 
 if TYPE_CHECKING:
@@ -36,14 +39,24 @@ R = TypeVar("R", OrderRow, ShipmentRow, Item)
 class ReadStore:
     """The read models, on a pool of connections of their own database."""
 
-    def __init__(self, pool: "Pool") -> None:
+    def __init__(self, pool: "Pool", projections: Sequence[Projection] = PROJECTIONS) -> None:
         self._pool = pool
+        self._names = [projection.name for projection in projections]
+        self._versions = [projection.version for projection in projections]
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, url: str, pool_size: int = 10) -> AsyncGenerator[Self]:
-        async with open_pool(url, pool_size) as pool:
-            yield cls(pool)
+    async def open(
+        cls, url: str, pool_size: int = 10, projections: Sequence[Projection] = PROJECTIONS
+    ) -> AsyncGenerator[Self]:
+        """The rows that these versions of the projections have made."""
+        async with open_pool(url, pool_size, search_path=search_path(projections)) as pool:
+            yield cls(pool, projections)
+
+    @property
+    def pool(self) -> "Pool":
+        """For what is kept beside the read models, in the same database."""
+        return self._pool
 
     async def order(self, order_id: UUID) -> tuple[OrderRow, Sequence[Item]] | None:
         """The order and its items by line; None if there is none, or it was deleted."""
@@ -84,9 +97,9 @@ class ReadStore:
         return [_of(ShipmentRow, row) for row in rows]
 
     async def positions(self) -> dict[str, int]:
-        """The position in the global sequence that each projection has come to."""
-        rows = await self._pool.fetch(_SQL["positions"])
-        return {row["projection_name"]: row["last_seen_event_number"] for row in rows}
+        """The position in the global sequence that each projection has come to, if our version of it has rows yet."""
+        rows = await self._pool.fetch(_SQL["positions"], self._names, self._versions)
+        return {row["projection"]: row["last_seen_event_number"] for row in rows}
 
 
 def _of(kind: type[R], row: Any) -> R:

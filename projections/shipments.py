@@ -66,4 +66,10 @@ async def _apply(connection: "Connection", batch: Sequence[Happened]) -> None:
         await connection.execute(_SQL["write"], *columns(list(shipments.rows.values()), ShipmentRow.__slots__))
 
 
-SHIPMENTS = Projection(name="shipments", version=1, events=(ShipmentCreated, ShipmentCompleted), apply=_apply)
+SHIPMENTS = Projection(
+    name="shipments",
+    version=1,
+    tables=_SQL["tables"],
+    events=(ShipmentCreated, ShipmentCompleted),
+    apply=_apply,
+)

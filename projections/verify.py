@@ -1,10 +1,10 @@
-"""The read models' part of `waybill verify`: every row is what the events make of it.
+"""The read models' part of `waybill verify`: every row is what the events make of it, and none of them is parked.
 
 The projections are run once more, into temporary tables that stand where the real ones are, up to where each of them
 has come; then the tables are compared. It is all in one transaction of the read store, which may be in use.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
@@ -14,6 +14,9 @@ from eventstore.codec import UndecodableEvent
 from eventstore.findings import Finding
 from eventstore.statements import load_statements
 from eventstore.store import ALL_STREAM, EventStore, RecordedEvent
+from projections import builds, parking
+from projections.builds import Build, quoted
+from projections.parking import Place
 from projections.projection import Happened, Projection
 from projections.registry import PROJECTIONS
 
@@ -22,32 +25,75 @@ if TYPE_CHECKING:
 
     from projections.projection import Connection
 
-TABLES: Mapping[str, tuple[str, ...]] = {"orders": ("orders", "order_items"), "shipments": ("shipments",)}
-"""The tables of each projection."""
-
 _SQL = load_statements("projections", "verify.sql")
 _PAGE = 2000
 # Rows to name of one table: who has more wrong ones wants a rebuild, not a list.
 _NAMED = 100
+_MOST_PARKED = 1_000_000
 
 
-async def verify(url: str, store: EventStore, progress: "Callable[[str, int, int], None]") -> list[Finding]:
-    """What is wrong with the read models. `progress` takes a projection, how far it is, and how far it has to go."""
+async def verify(
+    url: str,
+    store: EventStore,
+    progress: "Callable[[str, int, int], None]",
+    projections: Sequence[Projection] = PROJECTIONS,
+) -> list[Finding]:
+    """What is wrong with the rows of these versions of the projections.
+
+    `progress` takes a projection, how far it is, and how far it has to go.
+    """
     connection: Connection = await asyncpg.connect(url, server_settings={"application_name": "waybill", "jit": "off"})
     try:
         async with connection.transaction(isolation="repeatable_read"):
-            rows = await connection.fetch(_SQL["checkpoints"])
-            checkpoints = {row["projection_name"]: row["last_seen_event_number"] for row in rows}
-            await connection.execute(_SQL["shadow"])
             findings: list[Finding] = []
-            for projection in PROJECTIONS:
-                checkpoint = checkpoints.get(projection.name, 0)
-                findings += await _ahead(projection, store, checkpoint)
-                await _project(projection, connection, store, checkpoint, progress)
-                findings += await _compare(projection, connection)
-            return findings
+            for projection in projections:
+                build = await builds.serving(connection, projection)
+                if build is None:
+                    text = f"{projection.name}: no rows of version {projection.version} yet"
+                    findings.append(Finding("projection-missing", projection.name, text))
+                else:
+                    findings += await _verify(projection, build, connection, store, progress)
+            return findings + await parked([connection])
     finally:
         await connection.close()
+
+
+async def parked(places: Sequence[Place]) -> list[Finding]:
+    """What the projections or the handlers that keep their parked events there have not been done with."""
+    return [
+        Finding(
+            "parked-event",
+            f"{each.subscriber} {each.event_id}",
+            f"{each.subscriber}, position {each.position}, {each.event_type} in {each.stream_id}: "
+            f"{each.state} {each.reason}".rstrip(),
+        )
+        for each in await parking.listed(places, limit=_MOST_PARKED)
+        if each.state != "discarded"
+    ]
+
+
+async def _verify(
+    projection: Projection,
+    build: Build,
+    connection: "Connection",
+    store: EventStore,
+    progress: "Callable[[str, int, int], None]",
+) -> list[Finding]:
+    checkpoint = await connection.fetchval(_SQL["checkpoint"], build.key) or 0
+    aside = {each.position for each in await parking.listed([connection], build.key, limit=_MOST_PARKED)}
+    findings = await _ahead(projection, store, checkpoint)
+    await builds.make_tables(connection, projection, "pg_temp")
+    after = 0
+    while after < checkpoint:
+        page = await store.read_all(after=after, limit=_PAGE, types=projection.types)
+        seen = [recorded for recorded in page if recorded.position <= checkpoint]
+        if batch := list(_understood(projection, seen, aside)):
+            await projection.apply(connection, batch)
+        after = page[-1].position if len(page) == _PAGE else checkpoint
+        progress(projection.name, min(after, checkpoint), checkpoint)
+    for table in projection.table_names:
+        findings += await _compare(connection, build, table)
+    return findings
 
 
 async def _ahead(projection: Projection, store: EventStore, checkpoint: int) -> list[Finding]:
@@ -57,38 +103,24 @@ async def _ahead(projection: Projection, store: EventStore, checkpoint: int) -> 
     return [Finding("projection-ahead", projection.name, f"{projection.name} is at {checkpoint} of {head}")]
 
 
-async def _project(
-    projection: Projection,
-    connection: "Connection",
-    store: EventStore,
-    checkpoint: int,
-    progress: "Callable[[str, int, int], None]",
-) -> None:
-    after = 0
-    while after < checkpoint:
-        page = await store.read_all(after=after, limit=_PAGE, types=projection.types)
-        seen = [recorded for recorded in page if recorded.position <= checkpoint]
-        if seen:
-            await projection.apply(connection, list(_understood(projection, seen)))
-        after = page[-1].position if len(page) == _PAGE else checkpoint
-        progress(projection.name, min(after, checkpoint), checkpoint)
-
-
-def _understood(projection: Projection, events: Iterable[RecordedEvent]) -> Iterable[Happened]:
+def _understood(projection: Projection, events: Iterable[RecordedEvent], aside: Collection[int]) -> Iterable[Happened]:
     for recorded in events:
+        if recorded.position in aside:
+            continue
         try:
             yield from projection.understand(recorded)
         except UndecodableEvent:
             continue  # The projection left it out as well; the event store's part reports it.
 
 
-async def _compare(projection: Projection, connection: "Connection") -> list[Finding]:
-    findings: list[Finding] = []
-    for table in TABLES[projection.name]:
-        rows = await connection.fetch(_SQL[table], _NAMED)
-        findings += [_difference(table, row) for row in rows]
-        if rows and (more := rows[0]["total"] - len(rows)):
-            findings.append(Finding("wrong-row", table, f"{table}: {more} more rows differ"))
+async def _compare(connection: "Connection", build: Build, table: str) -> list[Finding]:
+    shown, folded = f"{quoted(build.schema)}.{quoted(table)}", f"pg_temp.{quoted(table)}"
+    key = ", ".join(quoted(name) for name in await connection.fetchval(_SQL["primary_key"], folded))
+    statement = _SQL["compare"].format(shown=shown, folded=folded, key=key)
+    rows = await connection.fetch(statement, _NAMED)
+    findings = [_difference(table, row) for row in rows]
+    if rows and (more := rows[0]["total"] - len(rows)):
+        findings.append(Finding("wrong-row", table, f"{table}: {more} more rows differ"))
     return findings
 
 

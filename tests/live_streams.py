@@ -14,6 +14,7 @@ import pytest
 import uvicorn
 
 from api.app import Server, create_app
+from api.server import strict_protocol
 from eventstore.store import Append, NewEvent
 from settings import Settings
 from support import eventually
@@ -38,7 +39,8 @@ class Serving:
 async def serving(settings: Settings, temporal: str = "127.0.0.1:1") -> AsyncGenerator[Serving]:
     """A gateway that serves on a port of its own until the block ends. Nobody is at Temporal's default address."""
     app = create_app(settings)
-    server = Server(uvicorn.Config(app, http="httptools", ws="none", log_config=None, timeout_graceful_shutdown=10))
+    http = strict_protocol(settings)
+    server = Server(uvicorn.Config(app, http=http, ws="none", log_config=None, timeout_graceful_shutdown=10))
     with socket.create_server(("127.0.0.1", 0)) as listening:
         # Not `serve`, which would take the signals that pytest waits for.
         task = asyncio.create_task(server._serve([listening]))

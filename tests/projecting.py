@@ -3,7 +3,7 @@
 import asyncio
 import os
 import sys
-from collections.abc import AsyncGenerator, Generator, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from decimal import Decimal
 from random import Random
@@ -20,7 +20,7 @@ from domain.shipment import ShipmentCompleted, ShipmentCreated
 from domain.values import RecordedItem
 from eventstore.codec import encode
 from eventstore.postgres import PostgresStore
-from eventstore.store import Append, Appended, EventStore, NewEvent
+from eventstore.store import Append, Appended, EventStore, NewEvent, RecordedEvent
 from projections.projection import Projection
 from projections.registry import PROJECTIONS
 from projections.runner import run
@@ -174,6 +174,7 @@ async def projecting(
     lease: float = LEASE,
     poll: float = POLL,
     batch: int = 2000,
+    reported: Callable[[RecordedEvent], bool] = lambda _: False,
 ) -> AsyncGenerator["asyncio.Task[None]"]:
     """A worker's projections, at work within the block."""
     work = run(
@@ -185,6 +186,7 @@ async def projecting(
         poll=poll,
         batch=batch,
         owner=name,
+        reported=reported,
     )
     task = asyncio.create_task(work)
     try:

@@ -92,6 +92,11 @@ class OrderWorkflow:
     async def complete_shipment(self, request: CommandRequest) -> Receipt:
         return await self._handle(request)
 
+    @workflow.signal(name="look_up")
+    def look_up(self) -> None:
+        """Something may have happened to the order that this run doesn't know of: another program wrote it, say."""
+        self._memory = self._memory.model_copy(update={"unsure": True})
+
     @create_order.validator
     def _is_create_order(self, request: CommandRequest) -> None:
         self._require(request, "CreateOrder")

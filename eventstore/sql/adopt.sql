@@ -80,3 +80,11 @@ select report, adopted_at from waybill.adoption;
 -- name: stream_names
 -- Streams that are not named by their id in its usual form.
 select id, stream_uuid from waybill.stream_names;
+
+-- name: reported
+-- What was said, when the database was adopted, that it can't be read: events, and streams that are named by no id.
+select finding ->> 'subject' as subject
+from waybill.adoption, jsonb_array_elements(report -> 'findings') as finding
+where finding ->> 'kind' in ('undecodable-event', 'never-existed')
+  or finding ->> 'kind' = 'stream-name'
+    and length(regexp_replace(finding ->> 'subject', '[^0-9a-fA-F]', '', 'g')) <> 32;

@@ -54,13 +54,16 @@ grant insert, update on public.snapshots to waybill_writer, waybill_owner;
 grant insert, update, delete on waybill.claims to waybill_writer, waybill_owner;
 grant insert on waybill.answers to waybill_writer, waybill_owner;
 grant insert, delete on waybill.blocked_products to waybill_writer, waybill_owner;
+-- Of a parked event it may say what is to become of it.
+grant update (state, retry_at) on waybill.parked to waybill_writer;
 revoke execute on all functions in schema waybill from public;
 grant execute on function
   waybill.append, waybill.fits, waybill.reserve, waybill.link, waybill.delete_stream
 to waybill_writer, waybill_owner;
 
--- The projector remembers how far it has got.
+-- The projector remembers how far it has got, and what it has left behind.
 grant insert, update (last_seen) on public.subscriptions to waybill_projector, waybill_owner;
+grant insert, update, delete on waybill.parked to waybill_projector, waybill_owner;
 grant usage on sequence public.subscriptions_subscription_id_seq to waybill_projector, waybill_owner;
 
 -- The owner removes streams for good.

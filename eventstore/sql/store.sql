@@ -170,15 +170,16 @@ returning 1;
 -- Who holds a business key for good.
 select owner from waybill.claims where kind = $1 and key = $2 and lease_until is null;
 
--- name: event_by_id
--- One event, wherever it is.
+-- name: events_by_id
+-- Events by their ids $1, wherever they are, in the order of the global sequence.
 select event_id, own.stream_version as number, global.stream_version as position, original.stream_uuid,
   own.stream_version as version, event_type as type, data, metadata, causation_id, correlation_id, events.created_at
 from public.events
 join public.stream_events as own using (event_id)
 join public.stream_events as global using (event_id)
 join public.streams as original on original.stream_id = own.stream_id
-where event_id = $1 and own.stream_id = own.original_stream_id and global.stream_id = 0;
+where event_id = any ($1) and own.stream_id = own.original_stream_id and global.stream_id = 0
+order by global.stream_version;
 
 -- name: answer
 -- The outcome that was kept for a command.

@@ -36,7 +36,9 @@ order by position desc
 limit $4;
 
 -- name: positions
--- How far in the global sequence each projection has come.
-select projection_name, last_seen_event_number
-from projection_versions
-order by projection_name;
+-- How far in the global sequence the rows of these versions have come. $1 projections, $2 the version of each.
+select projection, last_seen_event_number
+from unnest($1::text[], $2::int[]) as wanted (projection, version)
+join waybill.projections using (projection, version)
+join public.projection_versions using (projection_name)
+where stage in ('live', 'retired');

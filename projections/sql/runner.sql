@@ -1,57 +1,80 @@
--- name: register
--- Make a projection known, at the beginning of all events. $1 name, $2 version.
-with known as (
-  insert into waybill.projections (projection_name, version) values ($1, $2) on conflict do nothing
-)
-insert into projection_versions (projection_name) values ($1) on conflict do nothing;
-
 -- name: acquire
--- Own a projection that nobody owns, or whose owner's lease has run out; no row if it isn't registered.
--- Nobody waits for a row that is locked: its owner is at work. $1 name, $2 owner, $3 lease.
+-- Own a build that nobody owns, or whose owner's lease has run out; no row if it isn't there any more.
+-- Nobody waits for a row that is locked: its owner is at work. $1 build, $2 version, $3 owner, $4 lease.
 with free as (
   select projection_name from waybill.projections
-  where projection_name = $1 and (owner is null or owner = $2 or lease_until <= clock_timestamp())
+  where projection_name = $1 and version = $2 and (owner is null or owner = $3 or lease_until <= clock_timestamp())
   for update skip locked
 ), acquired as (
-  update waybill.projections as projection set owner = $2, lease_until = clock_timestamp() + $3::interval
+  update waybill.projections as projection set owner = $3, lease_until = clock_timestamp() + $4::interval
   from free
   where projection.projection_name = free.projection_name
   returning true
 )
 select exists (select from acquired) as acquired, lease_until - clock_timestamp() as lease_left
 from waybill.projections
-join projection_versions using (projection_name)
-where projection_name = $1;
+where projection_name = $1 and version = $2;
+
+-- name: look_in
+-- From here on, names without a schema are looked up in schema $1.
+select set_config('search_path', $1, false);
 
 -- name: checkpoint
--- The position up to which a projection has seen the events.
-select last_seen_event_number from projection_versions where projection_name = $1;
+-- The position up to which the build $1 has seen the events. Who removes the row has it begin anew.
+with known as (
+  insert into public.projection_versions (projection_name)
+  select projection_name from waybill.projections where projection_name = $1
+  on conflict do nothing
+)
+select coalesce((select last_seen_event_number from public.projection_versions where projection_name = $1), 0);
 
 -- name: renew
--- Own a projection for another lease; no row if it is another's by now, or its checkpoint isn't $4 any more.
--- $1 name, $2 owner, $3 lease.
-update waybill.projections as projection set lease_until = clock_timestamp() + $3::interval
-from projection_versions as checkpoint
+-- Own a build for another lease; no row if it is another's by now, or its checkpoint isn't $4 any more.
+-- $1 build, $2 owner, $3 lease, $5 events a second.
+update waybill.projections as projection set lease_until = clock_timestamp() + $3::interval, rate = $5
+from public.projection_versions as checkpoint
 where projection.projection_name = $1 and owner = $2
   and checkpoint.projection_name = $1 and last_seen_event_number = $4
 returning true;
 
 -- name: advance
--- Move the checkpoint from $4 to $5 and tell who waits for it; no row if the projection is another's by now, or its
+-- Move the checkpoint from $4 to $6 and tell who waits for it; no row if the build is another's by now, or its
 -- checkpoint isn't $4 any more. It comes first in a batch's transaction, so that from here on nobody else can become
--- the owner until the rows are committed. $1 name, $2 owner, $3 lease.
+-- the owner until the rows are committed. Of the next build nobody is told: its rows can't be seen yet.
+-- $1 build, $2 owner, $3 lease, $5 events a second.
 with mine as (
-  update waybill.projections set lease_until = clock_timestamp() + $3::interval
+  update waybill.projections set lease_until = clock_timestamp() + $3::interval, rate = $5
   where projection_name = $1 and owner = $2
-  returning projection_name
+  returning projection_name, projection, version, stage
 ), moved as (
-  update projection_versions as checkpoint set last_seen_event_number = $5::bigint, updated_at = now()
+  update public.projection_versions as checkpoint set last_seen_event_number = $6::bigint, updated_at = now()
   from mine
   where checkpoint.projection_name = mine.projection_name and last_seen_event_number = $4
-  returning checkpoint.projection_name
+  returning projection, version, stage
 )
-select pg_notify('waybill_projections', projection_name || ',' || $5::bigint) from moved;
+select case when stage <> 'next' then
+  pg_notify('waybill_projections', projection || ',' || version || ',' || $6::bigint)
+end
+from moved;
 
 -- name: release
--- Give a projection back, so that another takes over at once. $1 name, $2 owner.
-update waybill.projections set owner = null, lease_until = null where projection_name = $1 and owner = $2;
+-- Give up what $2 owns of projection $1, so that another takes over at once.
+update waybill.projections set owner = null, lease_until = clock_timestamp() where projection = $1 and owner = $2;
+
+-- name: discarded
+-- The events that were given up for the build $1.
+select position from waybill.parked where subscriber = $1 and state = 'discarded';
+
+-- name: unblock
+-- Let parked events be looked at that nothing holds up any more. $1 build.
+update waybill.parked as waiting set state = 'retry'
+where subscriber = $1 and state = 'behind'
+  and not exists (
+    select from waybill.parked as earlier
+    where earlier.subscriber = $1 and earlier.stream_id = waiting.stream_id and earlier.position < waiting.position
+      and earlier.state <> 'discarded'
+  )
+  and not exists (
+    select from waybill.parked as ahead
+    where ahead.subscriber = $1 and ahead.stream_id = waiting.reason and ahead.state <> 'discarded'
+  );

@@ -59,7 +59,7 @@ def routes(of: Any) -> Iterable[tuple[str, str]]:
             yield from ((method, path) for method in getattr(route, "methods", {"GET"}))
 
 
-OPEN = {"/livez", "/readyz", "/docs", "/docs/oauth2-redirect", "/openapi.json", "/static-offline-docs"}
+OPEN = {"/livez", "/readyz", "/docs", "/openapi.json", "/static-offline-docs"}
 
 
 async def test_without_a_key_no_route_is_open_but_those_that_are_meant_to_be(secured):

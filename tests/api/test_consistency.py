@@ -60,9 +60,9 @@ async def test_waiting_has_a_bound(consistency):
 async def test_a_notification_ends_the_wait(consistency):
     waiting = asyncio.create_task(consistency.reached(7, within=5))
     await eventually(lambda: consistency._waiters)
-    consistency.heard("orders,7")
+    consistency.heard("orders,1,7")
     assert not waiting.done()
-    consistency.heard("shipments,8")
+    consistency.heard("shipments,1,8")
     assert await waiting
 
 
@@ -74,7 +74,7 @@ async def test_without_notifications_the_table_is_looked_at_again(consistency, r
 
 
 async def test_whoever_reads_one_read_model_waits_for_that_one(consistency):
-    consistency.heard("orders,9")
+    consistency.heard("orders,1,9")
     assert await consistency.reached(9, projections=["orders"], within=0)
     assert not await consistency.reached(9, projections=["shipments"], within=0)
 
@@ -82,8 +82,8 @@ async def test_whoever_reads_one_read_model_waits_for_that_one(consistency):
 async def test_a_thousand_who_wait_ask_once(consistency, read_models):
     waiting = [asyncio.create_task(consistency.reached(7, within=5)) for _ in range(1000)]
     await eventually(lambda: len(consistency._waiters) == 1000)
-    consistency.heard("orders,7")
-    consistency.heard("shipments,7")
+    consistency.heard("orders,1,7")
+    consistency.heard("shipments,1,7")
     assert all(await asyncio.gather(*waiting))
     assert read_models.asked == 1
 
@@ -103,7 +103,10 @@ async def test_whoever_may_have_missed_something_asks_again(consistency, read_mo
     assert await consistency.reached(5, within=5)
 
 
-@pytest.mark.parametrize("payload", ["", "orders", "orders,", "orders,seven", "orders,-7", ",", "orders,7,8"])
+@pytest.mark.parametrize(
+    "payload",
+    ["", "orders", "orders,", "orders,7", "orders,1,x", "orders,1,-7", ",,", "orders,2,7", "orders,1,7,8"],
+)
 async def test_a_notification_of_another_kind_means_nothing(consistency, payload):
     consistency.heard(payload)
     assert not await consistency.reached(7, within=0)
@@ -116,8 +119,8 @@ async def move_to(read_store_url: str, position: int) -> None:
         "on conflict (projection_name) do update set last_seen_event_number = excluded.last_seen_event_number",
         [("orders", position), ("shipments", position)],
     )
-    await connection.execute(f"select pg_notify('waybill_projections', 'orders,{position}')")
-    await connection.execute(f"select pg_notify('waybill_projections', 'shipments,{position}')")
+    await connection.execute(f"select pg_notify('waybill_projections', 'orders,1,{position}')")
+    await connection.execute(f"select pg_notify('waybill_projections', 'shipments,1,{position}')")
     await connection.close()
 
 

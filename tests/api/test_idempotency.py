@@ -6,7 +6,9 @@ from uuid import UUID, uuid4
 import pytest
 
 from domain.order import OrderCompleted, OrderDeleted
+from eventstore.pool import open_pool
 from over_http import problem, violations
+from projections.handlers.aggregate_deletion import Purge
 
 
 @pytest.fixture
@@ -72,6 +74,25 @@ async def test_a_deletion_is_answered_as_the_first_time(story, key):
     assert first.status_code == 204
     assert same(first, again)
     assert await story.new_events() == [OrderDeleted(id=story.order_id)]
+
+
+async def test_a_key_is_answered_also_after_its_order_was_removed_for_good(story, key, waybill_settings):
+    removal = {"Idempotency-Key": f"key-{uuid4()}"}
+    await story.waybill.post("/orders", json=story.body, headers=key)
+    await story.waybill.delete(story.path, headers=removal)
+    *_, deleted = await story.store.read_stream(str(story.order_id))
+    async with open_pool(waybill_settings.read_store_url, 1) as views:
+        assert await Purge(story.store, views)._purge(deleted) is None
+    assert await story.store.stream_info(str(story.order_id)) is None
+
+    problem(await story.waybill.post("/orders", json=story.body, headers=key), 409, "order-deleted")
+    problem(await story.waybill.delete(story.path, headers=removal), 409, "order-deleted")
+    other = story.body | {"business_partner": "toms@northwind.example"}
+    problem(await story.waybill.post("/orders", json=other, headers=key), 422, "idempotency-key-reused")
+    assert await story.new_events() == []
+    # Who asks without a key, or with a new one, asks for something new.
+    problem(await story.waybill.delete(story.path, headers={"Idempotency-Key": str(uuid4())}), 404, "order-not-found")
+    assert (await story.waybill.post("/orders", json=story.body)).status_code == 201
 
 
 async def test_a_refusal_is_kept_too(story, key):

@@ -167,6 +167,11 @@ async def test_who_does_not_ask_for_a_stream_gets_a_page(http, accept):
     assert answer.headers["content-type"] == "application/json"
 
 
+async def test_the_head_of_a_stream_has_an_end(http):
+    answer = await http.head("/events", headers={"Accept": "text/event-stream"})
+    assert answer.headers["content-type"].startswith("text/event-stream")
+
+
 async def test_purged_events_are_no_obstacle(gateway, store):
     start = await store.stream_version("$all")
     gone = uuid4()

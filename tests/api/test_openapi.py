@@ -1,11 +1,14 @@
 """/docs: what it says is complete, and true."""
 
+import hashlib
 import json
 import re
+from base64 import b64encode
 from typing import Any
 
 import pytest
 
+from api.problem_pages import HELP
 from api.problems import PROBLEMS
 from api.schemas import NewOrder
 from domain.order import CreateOrder
@@ -45,9 +48,14 @@ async def test_all_routes_of_the_contract_are_there(document):
         "DELETE /blocked-products/{product_id}",
         "GET /events",
         "GET /projections",
+        "GET /parked",
+        "POST /parked/{subscriber}/{stream_id}/retry",
+        "POST /parked/{subscriber}/{stream_id}/discard",
         "GET /livez",
         "GET /readyz",
         "GET /metrics",
+        "GET /problems",
+        "GET /problems/{code}",
     }
 
 
@@ -81,13 +89,26 @@ async def test_every_problem_is_shown_by_an_example_of_its_status(document):
             for code, example in content.get("examples", {}).items():
                 assert PROBLEMS[code][0] == int(status) == example["value"]["status"]
                 shown.add(code)
-    # A run creates shipments by itself; and these two are the router's.
-    elsewhere = {"shipment-already-created", "not-found", "method-not-allowed"}
+    # A run creates shipments by itself.
+    elsewhere = {"shipment-already-created"}
     assert shown == PROBLEMS.keys() - elsewhere
+
+
+async def test_every_answer_is_shown_by_an_example(document):
+    for name, _, operation in operations(document):
+        for status, response in operation["responses"].items():
+            for kind, content in response.get("content", {}).items():
+                if kind != "text/plain":
+                    assert content.get("example") or content.get("examples"), (name, status)
+            assert "X-Request-Id" in response["headers"], (name, status)
 
 
 def test_every_refusal_of_the_domain_has_a_status():
     assert REFUSALS.keys() <= PROBLEMS.keys()
+
+
+def test_every_problem_has_a_page_that_says_what_helps():
+    assert PROBLEMS.keys() <= HELP.keys()
 
 
 async def test_the_examples_of_requests_are_good_ones(document):
@@ -133,3 +154,29 @@ async def test_docs_need_no_other_host(lonely):
     page = (await lonely.get("/docs")).text
     assert "https://" not in page
     assert (await lonely.get("/static-offline-docs/swagger-ui-bundle.js")).status_code == 200
+
+
+async def test_docs_run_no_script_but_their_own(lonely):
+    answer = await lonely.get("/docs")
+    policy = answer.headers["content-security-policy"]
+    (script,) = re.findall(r"<script>(.*?)</script>", answer.text, re.DOTALL)
+    digest = b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'self' 'sha256-{digest}';" in policy
+    assert policy.startswith("default-src 'none';")
+
+
+async def test_where_a_problems_type_leads_it_is_explained(lonely):
+    missing = (await lonely.get("/nowhere")).json()
+    page = await lonely.get(missing["type"], headers={"Accept": "text/html,*/*;q=0.8"})
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    assert "There is nothing at this path" in page.text
+    style = re.search(r"<style>(.*?)</style>", page.text, re.DOTALL)
+    assert style
+    digest = b64encode(hashlib.sha256(style[1].encode()).digest()).decode()
+    assert f"style-src 'sha256-{digest}'" in page.headers["content-security-policy"]
+
+    document = (await lonely.get(missing["type"])).json()
+    assert (document["code"], document["status"]) == ("not-found", 404)
+    listed = (await lonely.get("/problems")).json()["items"]
+    assert {each["code"] for each in listed} == PROBLEMS.keys()
+    assert (await lonely.get("/problems/unheard-of")).status_code == 404

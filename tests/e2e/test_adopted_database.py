@@ -315,11 +315,13 @@ def either(request: pytest.FixtureRequest) -> Adopted:
     return request.getfixturevalue(request.param)
 
 
-async def test_the_old_subscriptions_are_as_they_were_and_nothing_new_is_wrong(either: Adopted):
+async def test_handlers_go_on_in_the_old_subscriptions_and_nothing_new_is_wrong(either: Adopted):
     url = either.settings.event_store_url
-    positions = await rows(url, "select subscription_name, last_seen from subscriptions order by 1")
-    assert [name for name, _ in positions] == ["orders", "shipment", "stream_linker"]
-    assert {last_seen for _, last_seen in positions} <= {1375, 205}
+    positions = dict(await rows(url, "select subscription_name, last_seen from subscriptions"))
+    assert positions.keys() == {"orders", "shipment", "stream_linker"}
+    assert positions["orders"] in {1375, 205}
+    assert positions["stream_linker"] >= positions["orders"]
+    assert await rows(url, "select * from waybill.parked where state = 'failed'") == []
 
     found, _ = await eventstore.verify.verify(url, lambda *_: None)
     # One that another test has planted may be among them.

@@ -93,7 +93,7 @@ async def test_workers_of_the_same_name_are_told_apart(store: EventStore, event_
         ):
             await append_all(store, whole_life(uuid4()))
             await caught_up(store, read_store_url)
-            acquired = [entry["projection"] for entry in logs if entry["event"] == "projection.acquired"]
+            acquired = [entry["build"] for entry in logs if entry["event"] == "projection.acquired"]
             assert sorted(acquired) == NAMES
 
 
@@ -126,7 +126,8 @@ async def test_an_owner_that_lost_its_place_between_reading_and_writing_writes_n
         async with projecting(store, event_store_url, read_store_url, projections=[ORDERS]):
             await eventually(lambda: any(entry["event"] == "projection.lost" for entry in logs))
     assert await rows(read_store_url, "select * from orders") == []
-    assert await rows(read_store_url, "select last_seen_event_number from projection_versions") == [(checkpoint,)]
+    reached = "select last_seen_event_number from projection_versions where projection_name = 'orders'"
+    assert await rows(read_store_url, reached) == [(checkpoint,)]
 
 
 async def test_an_owner_that_is_held_up_in_the_middle_of_a_batch_loses_it_to_another(
@@ -169,7 +170,7 @@ async def test_a_look_at_the_events_that_takes_longer_than_the_lease_does_not_co
         return await read_all(**what)
 
     async def lease_until() -> datetime:
-        (row,) = await rows(read_store_url, "select lease_until from waybill.projections")
+        (row,) = await rows(read_store_url, "select lease_until from waybill.projections where projection = 'orders'")
         return row[0]
 
     await append_all(store, whole_life(uuid4()))

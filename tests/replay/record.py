@@ -27,6 +27,7 @@ from ordering import BLOCKED, PRODUCT, Orders, command, working
 from support import eventually
 from temporal_servers import CONTINUE_SOON, temporal_server
 from workflows.messages import OrderStart, workflow_id
+from workflows.runs import wake
 
 HISTORIES = Path(__file__).parent / "histories"
 _NAMES = UUID("5b1b4a36-5d0c-4c1e-9d5c-8a3e0a7d2f10")
@@ -129,6 +130,18 @@ async def order_moved_on(orders: Orders, order_id: UUID) -> None:
     await orders.ship(order_id)
 
 
+async def completed_by_another_program(orders: Orders, order_id: UUID) -> None:
+    """The run that lives doesn't know of it until it is woken; later one is started by being woken."""
+    event = NewEvent(event_id(order_id, 0), "Order.OrderCompleted", orjson.dumps({"id": str(order_id)}))
+    await orders.create(order_id)
+    await orders.store.append(Append(str(order_id), "stream_exists", [event]))
+    await _wake(orders, order_id)
+    await eventually(lambda: orders.types(shipment_id(order_id)), what="the shipment")
+    await _run(orders, order_id).terminate()
+    await _wake(orders, order_id)
+    await orders.ship(order_id)
+
+
 async def store_away(orders: Orders, order_id: UUID) -> None:
     """For longer than a step waits: the run doesn't know what was done, and looks the order up until it knows."""
     orders.start = lambda order_id: OrderStart(order_id=order_id, step_seconds=0.5)
@@ -171,11 +184,12 @@ SCENARIOS: dict[str, Scenario] = {
         stale_precondition,
         steps_tried_again,
         order_moved_on,
+        completed_by_another_program,
         store_away,
         shipment_delayed,
     )
 }
-RUNS = {"continued_as_new": 2, "idle_and_revived": 2, "repeated_command": 2}
+RUNS = {"continued_as_new": 2, "idle_and_revived": 2, "repeated_command": 2, "completed_by_another_program": 2}
 """How many runs a scenario's order has, if not one."""
 
 
@@ -233,6 +247,11 @@ def _without_traces(history: WorkflowHistory) -> WorkflowHistory:
 
 def _reviving(order_id: UUID) -> OrderStart:
     return OrderStart.reviving(order_id, idle_seconds=3600, step_seconds=15)
+
+
+async def _wake(orders: Orders, order_id: UUID) -> None:
+    queue = orders.task_queue
+    await wake(orders.client, order_id, "N-1", "a@example.com", task_queue=queue, idle_seconds=3600, step_seconds=15)
 
 
 def _run(orders: Orders, order_id: UUID) -> WorkflowHandle[object, object]:

@@ -57,6 +57,8 @@ async def test_a_pipeline_with_another_step_can_not_go_on_with_a_run_that_did_wi
 
 def test_no_recorded_history_is_missing():
     assert RECORDED.keys() == {
+        "completed_by_another_program-1",
+        "completed_by_another_program-2",
         "whole_life",
         "refused_creation",
         "broken_rules",

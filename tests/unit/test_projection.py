@@ -11,9 +11,9 @@ from domain.order import OrderCompleted
 from domain.shipment import ShipmentCreated
 from eventstore.codec import UndecodableEvent, encode
 from eventstore.store import RecordedEvent
+from projections.following import next_batch_size
 from projections.orders import ORDERS
 from projections.registry import PROJECTIONS
-from projections.runner import next_batch_size
 from projections.shipments import SHIPMENTS
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)

@@ -1,0 +1,63 @@
+"""The handlers that there are. A new one is a file of its own, and a line here."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from eventstore.postgres import PostgresStore
+from eventstore.statements import load_statements
+from projections import parking
+from projections.handlers import aggregate_deletion, shipment, stream_linker
+from projections.handlers.handler import Handler
+from projections.parking import State
+
+if TYPE_CHECKING:
+    from eventstore.pool import Pool
+
+_SQL = load_statements("projections", "handlers.sql")
+
+NAMES = (stream_linker.NAME, shipment.NAME, aggregate_deletion.NAME)
+
+
+def all_handlers(store: PostgresStore, wake: shipment.Wake, *, purge_from: "Pool | None" = None) -> Sequence[Handler]:
+    """What a worker runs. `purge_from`: the read store, if streams of deleted orders are to be removed."""
+    handlers = [stream_linker.stream_linker(store), shipment.watchdog(store, wake)]
+    if purge_from is not None:
+        handlers.append(aggregate_deletion.aggregate_deletion(store, purge_from))
+    return handlers
+
+
+@dataclass(frozen=True, slots=True)
+class HandlerStatus:
+    """Where a handler stands."""
+
+    name: str
+    position: int
+    """In the global sequence."""
+    lag: int
+    """Events that it has yet to see."""
+    lag_seconds: float
+    """The age of the first of them; 0 if there is none."""
+    owner: str | None
+    """Where the session is that owns its subscription, as far as the database tells; None if nobody does."""
+    parked: Mapping[State, int]
+
+
+async def handlers_status(events: "Pool") -> list[HandlerStatus]:
+    """Every handler that has ever run; `events` is the event store's pool."""
+    counts = await parking.counts([events])
+    return [
+        HandlerStatus(
+            name=row["name"],
+            position=row["position"],
+            lag=row["lag"],
+            lag_seconds=row["lag_seconds"],
+            owner=_owner(row["owner_pid"], row["owner_host"]),
+            parked=counts.get(row["name"], {}),
+        )
+        for row in await events.fetch(_SQL["status"], NAMES)
+    ]
+
+
+def _owner(pid: int | None, host: str | None) -> str | None:
+    return f"{host or 'local'}, PostgreSQL process {pid}" if pid else None
