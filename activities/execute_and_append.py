@@ -163,6 +163,8 @@ def _new_event(request: CommandRequest, index: int, event: Event) -> NewEvent:
         "workflow_id": info.workflow_id,
         "run_id": info.workflow_run_id,
     }
+    if request.traceparent:
+        metadata["traceparent"] = request.traceparent
     kind, data = encode(event)
     return NewEvent(
         event_id=event_id(request.command_id, index),

@@ -4,10 +4,19 @@ import sys
 
 import uvloop
 
-from benchmarks import appends, commands, growth, lifecycles
+from benchmarks import appends, commands, growth, lag, lifecycles, pages, reads, rebuild
 from observability import configure_logging
 
-BENCHMARKS = {"lifecycles": lifecycles.run, "appends": appends.run, "growth": growth.run, "commands": commands.run}
+BENCHMARKS = {
+    "lifecycles": lifecycles.run,
+    "appends": appends.run,
+    "growth": growth.run,
+    "commands": commands.run,
+    "pages": pages.run,
+    "lag": lag.run,
+    "rebuild": rebuild.run,
+    "reads": reads.run,
+}
 
 
 def main(names: list[str]) -> int:

@@ -347,13 +347,23 @@ class MemoryStore:
         if stream and stream.products[0] == seen:
             stream.products = version, stream.products[1].union(products)
 
-    async def block_product(self, product_id: UUID) -> bool:
+    async def block_product(self, product_id: UUID, *, once: Answer | None = None) -> bool:
+        if not self._is_first(once):
+            return False
         news = product_id not in self._blocked
         self._blocked.setdefault(product_id, self._clock())
         return news
 
-    async def unblock_product(self, product_id: UUID) -> bool:
-        return self._blocked.pop(product_id, None) is not None
+    async def unblock_product(self, product_id: UUID, *, once: Answer | None = None) -> bool:
+        return self._is_first(once) and self._blocked.pop(product_id, None) is not None
+
+    def _is_first(self, answer: Answer | None) -> bool:
+        if answer is None:
+            return True
+        if answer.command_id in self._answers:
+            return False
+        self._answers[answer.command_id] = answer
+        return True
 
 
 class _Ownership:

@@ -152,12 +152,16 @@ class PostgresStore(Reader):
     async def keep_products(self, stream_id: str, products: Sequence[UUID], *, seen: int, version: int) -> None:
         await self._pool.execute(SQL["keep_products"], stream_id, products, seen, version)
 
-    async def block_product(self, product_id: UUID) -> bool:
-        return await self._pool.fetchval(SQL["block_product"], product_id) is not None
+    async def block_product(self, product_id: UUID, *, once: Answer | None = None) -> bool:
+        return await self._pool.fetchval(SQL["block_product"], product_id, *_columns(once)) is not None
 
-    async def unblock_product(self, product_id: UUID) -> bool:
-        return await self._pool.fetchval(SQL["unblock_product"], product_id) is not None
+    async def unblock_product(self, product_id: UUID, *, once: Answer | None = None) -> bool:
+        return await self._pool.fetchval(SQL["unblock_product"], product_id, *_columns(once)) is not None
 
     async def ping(self) -> None:
         """Raises if the database can't be asked."""
         await self._pool.fetchval(SQL["stream"], ALL_STREAM)
+
+
+def _columns(answer: Answer | None) -> tuple[object, object, object]:
+    return (answer.command_id, answer.fingerprint, answer.outcome) if answer else (None, None, None)

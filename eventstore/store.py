@@ -353,12 +353,15 @@ class EventStore(Protocol):
         """Keep these, too: those of the events after `seen` up to `version`, if products are kept up to `seen`."""
         ...
 
-    async def block_product(self, product_id: UUID) -> bool:
-        """Says whether it is news."""
+    async def block_product(self, product_id: UUID, *, once: Answer | None = None) -> bool:
+        """Says whether it is news.
+
+        With `once`, that answer is kept in the same transaction; nothing is done if its command has one already.
+        """
         ...
 
-    async def unblock_product(self, product_id: UUID) -> bool:
-        """Says whether it was blocked."""
+    async def unblock_product(self, product_id: UUID, *, once: Answer | None = None) -> bool:
+        """Says whether it was blocked. `once` is the same as in `block_product`."""
         ...
 
 

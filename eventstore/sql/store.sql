@@ -228,9 +228,26 @@ select distinct stream_id, product_id from kept cross join unnest($2::uuid[]) as
 on conflict do nothing;
 
 -- name: block_product
--- Block a product; returns a row if that is news.
-insert into waybill.blocked_products (product_id) values ($1) on conflict do nothing returning 1;
+-- Block a product; returns a row if that is news. With an answer to keep ($2 to $4), only if none is kept yet.
+with kept as (
+  insert into waybill.answers (command_id, fingerprint, outcome)
+  select $2, $3, $4 where $2::uuid is not null
+  on conflict (command_id) do nothing
+  returning 1
+)
+insert into waybill.blocked_products (product_id)
+select $1 where $2 is null or exists (select from kept)
+on conflict do nothing
+returning 1;
 
 -- name: unblock_product
--- Unblock a product; returns a row if it was blocked.
-delete from waybill.blocked_products where product_id = $1 returning 1;
+-- Unblock a product; returns a row if it was blocked. With an answer to keep ($2 to $4), only if none is kept yet.
+with kept as (
+  insert into waybill.answers (command_id, fingerprint, outcome)
+  select $2, $3, $4 where $2::uuid is not null
+  on conflict (command_id) do nothing
+  returning 1
+)
+delete from waybill.blocked_products
+where product_id = $1 and ($2 is null or exists (select from kept))
+returning 1;
