@@ -10,12 +10,13 @@ from temporalio.client import Client
 
 from api.commands import Commands
 from api.consistency import NAMES, Consistency
+from api.live import Live
 from api.parameters import CONSISTENCY, EVENTUAL
 from api.preconditions import expected_versions
 from api.schemas import Accepted
 from domain.commands import CommandRequest, Receipt
 from domain.refusals import PreconditionFailed
-from eventstore.store import EventStore
+from eventstore.postgres import PostgresStore
 from projections.parking import Place
 from projections.queries import ReadStore
 from settings import Settings
@@ -27,11 +28,12 @@ class Gateway:
     """Everything that is open while the gateway runs."""
 
     settings: Settings
-    store: EventStore
+    store: PostgresStore
     read_store: ReadStore
     temporal: Client
     commands: Commands
     consistency: Consistency
+    live: Live
     parking: Sequence[Place]
     """Where there are parked events."""
 

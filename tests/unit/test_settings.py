@@ -122,5 +122,5 @@ def test_origins_are_listed_with_commas(monkeypatch: pytest.MonkeyPatch, given: 
 @pytest.mark.parametrize("given", ["*", "desk.example.com", "https://desk.example.com/", "null", "https://a b"])
 def test_an_origin_is_a_scheme_and_a_host(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
     monkeypatch.setenv("WAYBILL_CORS_ORIGINS", given)
-    with pytest.raises(SettingsError, match="WAYBILL_CORS_ORIGINS: .* must be origins such as"):
+    with pytest.raises(SettingsError, match=r"WAYBILL_CORS_ORIGINS: .* must be origins such as"):
         settings.load()
