@@ -119,10 +119,11 @@ class Settings(BaseSettings):
     @field_validator("cors_origins", mode="before")
     @classmethod
     def _are_origins(cls, origins: str | tuple[str, ...]) -> tuple[str, ...]:
-        listed = tuple(filter(None, origins.replace(" ", "").split(","))) if isinstance(origins, str) else origins
-        if not all(_ORIGIN.fullmatch(origin) for origin in listed):
+        if isinstance(origins, str):
+            origins = tuple(part.strip() for part in origins.split(",") if part.strip())
+        if not all(_ORIGIN.fullmatch(origin) for origin in origins):
             raise ValueError("must be origins such as https://desk.example.com, separated by commas")
-        return listed
+        return origins
 
     def snapshot_interval(self, aggregate: str) -> int:
         """Events between snapshots of this aggregate's streams; 0 = none."""
