@@ -3,9 +3,9 @@
 import asyncio
 import sys
 
-from benchmarks import appends, lifecycles
+from benchmarks import appends, lifecycles, listeners
 
-BENCHMARKS = {"lifecycles": lifecycles.run, "appends": appends.run}
+BENCHMARKS = {"lifecycles": lifecycles.run, "appends": appends.run, "listeners": listeners.run}
 
 
 def main(names: list[str]) -> int:
