@@ -185,7 +185,7 @@ def new_api_key(key_id: str, scope: Any) -> None:
     )
 )
 def worker() -> None:
-    """Run a worker: orders, their steps, projections.
+    """Run a worker: orders, their steps, projections, event handlers.
 
     Start as many as you like, on as many hosts as you like. TERM lets the steps that run finish.
     """

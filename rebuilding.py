@@ -223,7 +223,7 @@ def _tell_rebuilt(rebuilt: Rebuilt, *, as_json: bool) -> None:
         f"({rebuilt.rate:,.0f} events/s), and is read from now on."
     )
     if rebuilt.parked:
-        click.echo(f"{rebuilt.parked:,} events are parked: `waybill parked list --subscriber {rebuilt.name}`", err=True)
+        click.echo(f"Parked: {rebuilt.parked:,}; see `waybill parked list --subscriber {rebuilt.name}`", err=True)
 
 
 def _table(found: Sequence[BuildStatus]) -> Table:

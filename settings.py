@@ -48,7 +48,7 @@ class Settings(BaseSettings):
     """A step that fails for reasons of infrastructure is tried again for this long, then the caller gets a 503."""
     claim_lease: PositiveFloat = 10
     """How long a reserved order number waits for its order before another order may take it."""
-    snapshot_every: dict[str, int] | int = 100
+    snapshot_every: dict[str, int] | int = 50
     """Events of a stream between two snapshots; 1 = after every command, 0 = none.
     Per aggregate: '{"Order": 100, "Shipment": 0}'."""
 

@@ -17,7 +17,7 @@ from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.envconfig import ClientConfig
 
-from api import blocked_products, events, health, openapi, orders, parked, problem_pages, problems, shipments
+from api import blocked_products, events, handlers, health, openapi, orders, parked, problem_pages, problems, shipments
 from api.auth import Authentication, is_loopback
 from api.commands import Commands
 from api.consistency import Consistency
@@ -72,7 +72,7 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
         redirect_slashes=False,
     )
-    for module in (orders, shipments, blocked_products, events, parked, health, problem_pages):
+    for module in (orders, shipments, blocked_products, events, parked, handlers, health, problem_pages):
         _add(app, module.router)
     problems.install(app)
     openapi.describe(app, secured=bool(settings.api_keys))

@@ -7,7 +7,7 @@ from uuid import UUID
 
 import orjson
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
-from pydantic import JsonValue
+from pydantic import Field, JsonValue
 
 from api import pagination
 from api.gateway import Gateway, Resources
@@ -22,7 +22,7 @@ router = APIRouter(tags=["events"], route_class=Route)
 
 Limit = Annotated[int, Query(ge=1, le=1000, description="Events on a page.")]
 Types = Annotated[
-    list[str] | None,
+    list[Annotated[str, Field(min_length=1, json_schema_extra={"format": "printable"})]] | None,
     Query(
         alias="type",
         max_length=100,

@@ -60,6 +60,7 @@ _ANY_TIME = (
     "malformed-request",
     "unauthorized",
     "forbidden",
+    "not-found",
     "method-not-allowed",
     "request-timeout",
     "uri-too-long",
@@ -145,6 +146,8 @@ def describe(app: FastAPI, *, secured: bool) -> None:
             for path in document["paths"].values():
                 for method in _METHODS & path.keys():
                     _complete(path[method]["responses"], schemas)
+                    for parameter in path[method].get("parameters", ()):
+                        parameter["schema"] = _without_null(parameter["schema"])
         return generate()
 
     app.openapi = openapi
@@ -175,6 +178,12 @@ def _complete(responses: dict[str, Any], schemas: Mapping[str, Any]) -> None:
         json = answer.get("content", {}).get("application/json")
         if json and json.get("schema") and "example" not in json and "examples" not in json:
             json["example"] = _sample(json["schema"], schemas)
+
+
+def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a parameter, which may be left out, but has no way to be null."""
+    choices = [choice for choice in schema.get("anyOf", ()) if choice != {"type": "null"}]
+    return {**choices[0], **{key: schema[key] for key in schema if key != "anyOf"}} if len(choices) == 1 else schema
 
 
 def _sample(schema: Mapping[str, Any], schemas: Mapping[str, Any]) -> JsonValue:

@@ -4,7 +4,9 @@ Commands go to the order's run; questions to the read model or, about the past, 
 """
 
 from contextlib import suppress
+from datetime import datetime
 from typing import Annotated, Any, TypeVar, cast
+from uuid import UUID
 
 from fastapi import APIRouter, Body, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -15,7 +17,7 @@ from api import pagination
 from api.events import AskedSince, event_page, live_events
 from api.events import Limit as EventLimit
 from api.gateway import Gateway, Resources
-from api.history import order_then
+from api.history import Then, order_as_of, order_at_version
 from api.openapi import LIVE, WRITES, accepted, answers, problems
 from api.pagination import MAX_POSITION, After, Limit
 from api.parameters import CONSISTENCY, Headers, IfMatch, IfNoneMatch, MinPosition, OrderId
@@ -183,7 +185,10 @@ async def list_orders(
     after: After = None,
     min_position: MinPosition = 0,
 ) -> Page[OrderSummary]:
-    """Orders without their items, newest first. Every filter narrows the list."""
+    """Orders without their items, newest first. Every filter narrows the list.
+
+    A page of a product's orders may be shorter than its limit: `next` says whether more follow.
+    """
     await gateway.settle(response, min_position, ["orders"])
     found = await gateway.read_store.orders(
         before=pagination.decode(after),
@@ -191,10 +196,10 @@ async def list_orders(
         business_partner=business_partner,
         order_number=order_number,
         product_id=product_id,
-        limit=limit + 1,
+        limit=limit,
     )
-    page, following = pagination.cut(request, response, found, limit, lambda row: pagination.encode(row.position))
-    return Page(items=[_summary(gateway, row) for row in page], next=following)
+    items = [_summary(gateway, row) for row in found.rows]
+    return Page(items=items, next=pagination.following(request, response, found.end))
 
 
 @router.get(
@@ -224,13 +229,10 @@ async def read_order(
     # What is read most is spared a dependency: solving one takes as long as finding the order's row.
     gateway: Gateway = request.app.state.gateway
     await gateway.settle(response, min_position, ["orders"])
-    found = await gateway.read_store.order(order_id)
-    if version is not None or as_of is not None:
-        # A shipment of ours has an id that derives from the order's; one of an adopted store has not.
-        shipment = found[0].shipment_id if found else None
-        found = await order_then(
-            gateway.store, order_id, shipment or shipment_id(order_id), version=version, moment=as_of
-        )
+    if version is None and as_of is None:
+        found = await gateway.read_store.order(order_id)
+    else:
+        found = await _order_then(gateway, order_id, version, as_of)
     if found is None:
         raise OrderNotFound
     row, items = found
@@ -268,6 +270,15 @@ async def read_order_events(
     if not found and not await gateway.store.stream_version(str(order_id)):
         raise OrderNotFound
     return event_page(request, response, found, limit)
+
+
+async def _order_then(gateway: Gateway, order_id: UUID, version: int | None, moment: datetime | None) -> Then | None:
+    # A shipment of ours has an id that derives from the order's; one of an adopted store has not.
+    shipment = await gateway.read_store.shipment_of(order_id) or shipment_id(order_id)
+    if version is not None:
+        return await order_at_version(gateway.store, order_id, shipment, version)
+    assert moment is not None
+    return await order_as_of(gateway.store, order_id, shipment, moment)
 
 
 # --- How they are shown

@@ -16,6 +16,7 @@ log = structlog.get_logger(__name__)
 
 REQUEST_ID = "X-Request-Id"
 _GIVEN_ID = re.compile(r"[\x21-\x7e]{1,64}")
+_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 _LABELS = ("method", "route", "status")
 REQUESTS = Counter("waybill_http_requests", "Requests answered.", _LABELS)
@@ -35,7 +36,7 @@ class Telemetry:
             await self._app(scope, receive, send)
             return
         request_id = _request_id(scope)
-        scope.setdefault("state", {})["request_id"] = request_id
+        scope.setdefault("state", {}).update(request_id=request_id, traceparent=_traceparent(scope))
         status = 0
         started = time.perf_counter()
         answered = None
@@ -67,6 +68,12 @@ class Telemetry:
 def _request_id(scope: Scope) -> str:
     given = Headers(scope=scope).get(REQUEST_ID, "")
     return given if _GIVEN_ID.fullmatch(given) else uuid4().hex
+
+
+def _traceparent(scope: Scope) -> str:
+    """Of W3C Trace Context, if the caller has sent one that is well-formed; otherwise it doesn't count."""
+    given = Headers(scope=scope).get("traceparent", "")
+    return given if _TRACEPARENT.fullmatch(given) else ""
 
 
 def _count(scope: Scope, status: int, seconds: float) -> None:

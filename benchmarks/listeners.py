@@ -87,9 +87,8 @@ async def run() -> None:
 
 async def _listen(url: str, connections: AsyncExitStack) -> _Listener:
     place = urlsplit(url)
-    transport, listener = await asyncio.get_running_loop().create_connection(
-        _Listener, place.hostname, place.port or 80
-    )
+    loop, host = asyncio.get_running_loop(), place.hostname or ""
+    transport, listener = await loop.create_connection(_Listener, host, place.port or 80)
     connections.callback(transport.close)
     transport.write(b"GET /events HTTP/1.1\r\nHost: waybill.test\r\nAccept: text/event-stream\r\n\r\n")
     return listener

@@ -23,6 +23,7 @@ from eventstore.store import (
     Claim,
     EventNotFound,
     ExpectedVersion,
+    KeptProducts,
     Linked,
     Recollection,
     RecordedEvent,
@@ -143,12 +144,23 @@ class PostgresStore(Reader):
         rows = await self._pool.fetch(SQL["blocked_products"], among)
         return [BlockedProduct(*row.values()) for row in rows]
 
-    async def block_product(self, product_id: UUID) -> bool:
-        return await self._pool.fetchval(SQL["block_product"], product_id) is not None
+    async def kept_products(self, stream_id: str) -> KeptProducts:
+        row = await self._pool.fetchrow(SQL["kept_products"], stream_id)
+        return KeptProducts(*row.values()) if row else KeptProducts(0, [])
 
-    async def unblock_product(self, product_id: UUID) -> bool:
-        return await self._pool.fetchval(SQL["unblock_product"], product_id) is not None
+    async def keep_products(self, stream_id: str, products: Sequence[UUID], *, seen: int, version: int) -> None:
+        await self._pool.execute(SQL["keep_products"], stream_id, products, seen, version)
+
+    async def block_product(self, product_id: UUID, *, once: Answer | None = None) -> bool:
+        return await self._pool.fetchval(SQL["block_product"], product_id, *_columns(once)) is not None
+
+    async def unblock_product(self, product_id: UUID, *, once: Answer | None = None) -> bool:
+        return await self._pool.fetchval(SQL["unblock_product"], product_id, *_columns(once)) is not None
 
     async def ping(self) -> None:
         """Raises if the database can't be asked."""
         await self._pool.fetchval(SQL["stream"], ALL_STREAM)
+
+
+def _columns(answer: Answer | None) -> tuple[object, object, object]:
+    return (answer.command_id, answer.fingerprint, answer.outcome) if answer else (None, None, None)

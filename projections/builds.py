@@ -80,6 +80,11 @@ def _at(builds: Sequence[Build], stage: Stage) -> Build | None:
     return next((build for build in builds if build.stage == stage), None)
 
 
+async def position(connection: "Connection", key: str) -> int:
+    """The position in the global sequence that the build has come to."""
+    return await connection.fetchval(_SQL["position"], key) or 0
+
+
 # --- A new build
 
 
@@ -179,10 +184,8 @@ async def make_tables(connection: "Connection", projection: "Projection", schema
 async def hold_live(connection: "Connection", projection: "Projection") -> int:
     """Keep the live build from going on until the end of the transaction; gives the position that it has come to."""
     await connection.execute(_SQL["patience"], _PATIENCE)
-    position = await connection.fetchval(_SQL["hold_live"], projection.name)
-    if position is None:
-        raise NoSuchTables(f"{projection.name} has no live build to replace")
-    return position
+    key = await connection.fetchval(_SQL["hold_live"], projection.name)
+    return await position(connection, key)
 
 
 async def put_live(connection: "Connection", projection: "Projection") -> None:

@@ -397,8 +397,10 @@ class Following:
             raise LeaseLost
 
     async def _wait(self) -> None:
+        # Not wait_for(): in Python 3.11 it swallows a cancellation that comes together with what it waits for.
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._woken.wait(), self._manner.look)
+            async with asyncio.timeout(self._manner.look):
+                await self._woken.wait()
 
 
 def next_batch_size(size: int, *, full: bool, took: float, patience: float, most: int) -> int:

@@ -16,7 +16,7 @@ from domain.order import OrderCompleted, OrderCreated, OrderDeleted, OrderItemAd
 from domain.shipment import ShipmentCompleted, ShipmentCreated
 from domain.values import RecordedItem
 from eventstore.statements import load_statements
-from projections.projection import Happened, Projection, columns
+from projections.projection import Happened, Projection, columns, insert
 
 if TYPE_CHECKING:
     from projections.projection import Connection
@@ -61,13 +61,17 @@ class Orders:
     here: what an event is about either is there and changes, or isn't there.
     """
 
-    def __init__(self, rows: Iterable[OrderRow] = (), lines: Mapping[UUID, int] | None = None) -> None:
+    def __init__(
+        self, rows: Iterable[OrderRow] = (), lines: Mapping[UUID, int] | None = None, born: Collection[UUID] = ()
+    ) -> None:
         self.rows = {row.id: row for row in rows}
         self.items: defaultdict[UUID, list[ItemRow]] = defaultdict(list)
         """What comes to the items that the orders have already."""
         self.changed: set[UUID] = set()
         self.emptied: set[UUID] = set()
         """Orders that are gone, or began anew: what the tables hold of them goes first."""
+        self.born = born
+        """Orders that are in no table yet."""
         self._lines = dict(lines or {})
         self._orders_of_shipment: defaultdict[UUID, set[UUID]] = defaultdict(set)
         for row in self.rows.values():
@@ -178,13 +182,15 @@ async def _apply(connection: "Connection", batch: Sequence[Happened]) -> None:
 
 
 async def _read(connection: "Connection", batch: Sequence[Happened]) -> Orders:
+    born: set[UUID] = set()
     order_ids: set[UUID] = set()
     shipment_ids: set[UUID] = set()
     growing: set[UUID] = set()
     for happened in batch:
         match happened.event:
             case OrderCreated() if happened.version == 1:
-                pass  # the first event of its stream: no table knows the order
+                # The first event of its stream: no table knows the order.
+                born.add(happened.aggregate_id)
             case ShipmentCreated(order_id=order_id):
                 order_ids.add(order_id)
             case ShipmentCompleted():
@@ -193,21 +199,24 @@ async def _read(connection: "Connection", batch: Sequence[Happened]) -> Orders:
                 order_ids.add(happened.aggregate_id)
                 if isinstance(event, OrderItemAdded):
                     growing.add(happened.aggregate_id)
+    order_ids -= born
+    growing -= born
     rows = await connection.fetch(_SQL["touched"], order_ids, shipment_ids) if order_ids or shipment_ids else []
     lines = await connection.fetch(_SQL["lines"], growing) if growing else []
-    return Orders((OrderRow(*row.values()) for row in rows), {row["order_id"]: row["lines"] for row in lines})
+    return Orders((OrderRow(*row.values()) for row in rows), {row["order_id"]: row["lines"] for row in lines}, born)
 
 
 async def _write(connection: "Connection", orders: Orders) -> None:
     if orders.emptied:
         await connection.execute(_SQL["remove_items"], orders.emptied)
         await connection.execute(_SQL["remove"], orders.emptied)
-    rows = [orders.rows[order_id] for order_id in orders.changed]
-    if rows:
-        await connection.execute(_SQL["write"], *columns(rows, OrderRow.__slots__))
+    known = [orders.rows[order_id] for order_id in orders.changed if order_id not in orders.born]
+    if known:
+        await connection.execute(_SQL["write"], *columns(known, OrderRow.__slots__))
+    born = [orders.rows[order_id] for order_id in orders.changed if order_id in orders.born]
+    await insert(connection, "orders", born, _SQL["write"])
     items = [item for added in orders.items.values() for item in added]
-    if items:
-        await connection.execute(_SQL["write_items"], *columns(items, ItemRow.__slots__))
+    await insert(connection, "order_items", items, _SQL["write_items"])
 
 
 def _depends_on(happened: Happened) -> Collection[str]:

@@ -4,8 +4,11 @@ import re
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
+
+from asyncpg.pgproto.pgproto import UUID as QuickUUID  # noqa: N811 - it is a class
 
 from domain.aggregates import TYPE_OF_EVENT, Event
 from eventstore.codec import UPCASTERS, UndecodableEvent, decode
@@ -30,6 +33,7 @@ class Happened:
     event: Event
 
 
+_MANY_ROWS = 50
 _CREATE_TABLE = re.compile(r"^create table (\w+)", re.MULTILINE)
 
 
@@ -84,9 +88,28 @@ def columns(rows: Sequence[Any], names: Iterable[str]) -> list[list[Any]]:
     return [[getattr(row, name) for row in rows] for name in names]
 
 
+async def insert(connection: "Connection", table: str, rows: Sequence[Any], statement: str) -> None:
+    """Put rows into a table that has none of them yet: each an object whose slots are the columns.
+
+    `statement` inserts them from unnest(). COPY is quicker for many rows, but costs a round trip more.
+    """
+    if not rows:
+        return
+    names: Sequence[str] = rows[0].__slots__
+    if len(rows) < _MANY_ROWS:
+        await connection.execute(statement, *columns(rows, names))
+    else:
+        await connection.copy_records_to_table(table, records=map(attrgetter(*names), rows), columns=names)
+
+
 def _aggregate_id(recorded: RecordedEvent) -> UUID:
     try:
-        # Adopted streams may be named in any form of a UUID, in capitals for example.
+        # Adopted streams may be named in any form of a UUID, in capitals for example. asyncpg's own reads most of them,
+        # and in a tenth of the time.
+        return QuickUUID(recorded.stream_id)
+    except ValueError:
+        pass
+    try:
         return UUID(recorded.stream_id)
     except ValueError:
         raise UndecodableEvent(recorded, "its stream's name is no UUID") from None

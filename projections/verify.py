@@ -79,7 +79,7 @@ async def _verify(
     store: EventStore,
     progress: "Callable[[str, int, int], None]",
 ) -> list[Finding]:
-    checkpoint = await connection.fetchval(_SQL["checkpoint"], build.key) or 0
+    checkpoint = await builds.position(connection, build.key)
     aside = {each.position for each in await parking.listed([connection], build.key, limit=_MOST_PARKED)}
     findings = await _ahead(projection, store, checkpoint)
     await builds.make_tables(connection, projection, "pg_temp")

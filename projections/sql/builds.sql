@@ -49,11 +49,11 @@ select set_config('lock_timeout', $1, true);
 
 -- name: hold_live
 -- Keep the owner of projection $1's live build from going on, until the end of the transaction.
-select last_seen_event_number
-from waybill.projections
-join public.projection_versions using (projection_name)
-where projection = $1 and stage = 'live'
-for update of projections;
+select projection_name from waybill.projections where projection = $1 and stage = 'live' for update;
+
+-- name: position
+-- How far build $1 has come. Where it is held, a statement of its own: one that waited for the lock sees what was before.
+select last_seen_event_number from public.projection_versions where projection_name = $1;
 
 -- name: rename
 -- The build $1 is called $2 from here on, and is in stage $3.

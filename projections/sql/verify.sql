@@ -1,7 +1,3 @@
--- name: checkpoint
--- The position up to which the build $1 has seen the events.
-select last_seen_event_number from public.projection_versions where projection_name = $1;
-
 -- name: primary_key
 -- The columns that tell the rows of table $1 apart.
 select array_agg(attname::text order by array_position(indkey::int2[], attnum))

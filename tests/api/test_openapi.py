@@ -48,6 +48,7 @@ async def test_all_routes_of_the_contract_are_there(document):
         "DELETE /blocked-products/{product_id}",
         "GET /events",
         "GET /projections",
+        "GET /handlers",
         "GET /parked",
         "POST /parked/{subscriber}/{stream_id}/retry",
         "POST /parked/{subscriber}/{stream_id}/discard",

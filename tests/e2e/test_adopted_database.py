@@ -327,5 +327,10 @@ async def test_handlers_go_on_in_the_old_subscriptions_and_nothing_new_is_wrong(
     # One that another test has planted may be among them.
     assert {finding.kind for finding in found.findings} <= {"undecodable-event"}
     rows_at_fault = await projections.verify.verify(either.settings.read_store_url, either.store, lambda *_: None)
+    # What was said at the adoption is not said again; what a test has planted in the clean history is.
+    parked = [finding for finding in rows_at_fault if finding.kind == "parked-event"]
+    assert len(parked) == len(found.findings)
     # Tests mark the orders that they have taken.
-    assert all("business_partner is taken@example.com" in finding.text for finding in rows_at_fault)
+    assert all(
+        "business_partner is taken@example.com" in finding.text for finding in rows_at_fault if finding not in parked
+    )

@@ -107,6 +107,16 @@ async def test_what_stood_behind_an_event_that_fails_again_goes_on_waiting(
     assert positions(await parking.due(place, ME, 10)) == [5, 6]
 
 
+async def test_an_event_that_comes_again_does_not_stand_behind_itself(
+    place: Place, fruits: list[RecordedEvent]
+) -> None:
+    await failed(place, fruits, 1, 2)
+    await parking.park(place, ME, [Parking(fruits[0], "behind"), Parking(fruits[1], "behind")])
+    assert await states(place) == {1: "failed", 2: "behind"}
+    (first, *_) = await parking.listed([place], limit=1)
+    assert first.reason == "no ladder"
+
+
 async def test_a_discarded_event_holds_up_nothing_and_stays_discarded(
     place: Place, fruits: list[RecordedEvent]
 ) -> None:
