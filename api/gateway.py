@@ -15,7 +15,7 @@ from api.preconditions import expected_versions
 from api.schemas import Accepted
 from domain.commands import CommandRequest, Receipt
 from domain.refusals import PreconditionFailed
-from eventstore.store import EventStore
+from eventstore.postgres import PostgresStore
 from projections.parking import Place
 from projections.queries import ReadStore
 from settings import Settings
@@ -27,7 +27,7 @@ class Gateway:
     """Everything that is open while the gateway runs."""
 
     settings: Settings
-    store: EventStore
+    store: PostgresStore
     read_store: ReadStore
     temporal: Client
     commands: Commands

@@ -12,9 +12,10 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from api.consistency import NAMES
 from api.gateway import Resources
 from api.openapi import problems
-from api.schemas import Alive, Check, Listing, Projection, Readiness
+from api.schemas import Alive, Check, Handler, Projection, Readiness, ReadSide
 from eventstore.store import ALL_STREAM
 from projections import parking
+from projections.handlers.registry import HandlerStatus, handlers_status
 from projections.parking import Place
 from projections.status import status
 
@@ -65,10 +66,29 @@ async def metrics() -> Response:
 
 
 @router.get("/projections", responses=problems())
-async def list_projections(gateway: Resources) -> Listing[Projection]:
-    """How far each read model has come; also one that is being built, and one that another version's has replaced."""
+async def list_projections(gateway: Resources) -> ReadSide:
+    """How far each read model has come; also one that is being built, and one that another version's has replaced.
+
+    And the event handlers that have ever run.
+    """
     builds = await status(gateway.read_store.pool, gateway.store)
-    return Listing(items=[Projection.model_validate(build) for build in builds])
+    handlers = await handlers_status(gateway.store.pool)
+    return ReadSide(
+        items=[Projection.model_validate(build) for build in builds],
+        handlers=[_handler(handler) for handler in handlers],
+    )
+
+
+def _handler(handler: HandlerStatus) -> Handler:
+    parked = sum(count for state, count in handler.parked.items() if state != "discarded")
+    return Handler(
+        name=handler.name,
+        position=handler.position,
+        lag=handler.lag,
+        lag_seconds=handler.lag_seconds,
+        owner=handler.owner,
+        parked=parked,
+    )
 
 
 async def _answer(name: str, question: Awaitable[T]) -> T | None:
