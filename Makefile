@@ -7,7 +7,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; 
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 ARGS ?=
 
-.PHONY: help install dev demo test check format bench lock histories clean
+.PHONY: help install dev demo test fuzz check format bench lock histories clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -33,6 +33,9 @@ demo: install ## boot a throw-away stack, take orders to shipment, show what hap
 test: install ## the whole suite, against real servers (ARGS="-k name")
 	@exec $(BIN)/python -m pytest $(ARGS)
 
+fuzz: install ## schemathesis against a whole stack (ARGS="--seconds 600")
+	@exec env PYTHONPATH=.:tests $(BIN)/python -m fuzz.run $(ARGS)
+
 check: install ## format, lint, types, import directions
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
@@ -56,4 +59,4 @@ lock: install ## pin the newest allowed versions, with hashes
 		-c requirements.lock --extra dev pyproject.toml -o requirements-dev.lock
 
 clean: ## remove .venv, caches and the development data
-	rm -rf $(VENV) .waybill .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .waybill .pytest_cache .ruff_cache .hypothesis .schemathesis .import_linter_cache

@@ -13,13 +13,14 @@ from activities.enrich_command import Enrichment
 from activities.failures import CLAIM_LOST, ORDER_MOVED, benign, refusing, require_same_request
 from activities.reserve_uniqueness import claims
 from domain import order, shipment
-from domain.aggregates import COMMANDS, Aggregate, Command, Event, status_after
+from domain.aggregates import COMMANDS, ORDER, Aggregate, Command, Event, status_after
 from domain.commands import CommandRequest, Receipt
 from domain.ids import correlation_id, event_id
 from domain.refusals import IdempotencyKeyReused, PreconditionFailed, ShipmentNotFound
 from domain.values import Value
 from eventstore.claims import ORDER_NUMBER, shipment_of
 from eventstore.codec import decode, encode, encode_snapshot
+from eventstore.products import KEEP_EVERY, keep_products
 from eventstore.repository import Loaded, load
 from eventstore.store import (
     Append,
@@ -62,7 +63,7 @@ class ExecuteAndAppend:
             appended = await self._append(request, command, loaded, events)
         state = aggregate.fold(events, loaded.state)
         version = appended.first_version + len(events) - 1
-        await self._snapshot(aggregate, str(command.id), loaded.version, version, state)
+        await self._keep(aggregate, str(command.id), loaded.version, version, state)
         return await self._receipt(request, state, events[-1], version, appended.first_position + len(events) - 1)
 
     async def _repeated(
@@ -111,17 +112,22 @@ class ExecuteAndAppend:
                 raise IdempotencyKeyReused from None
             raise
 
-    async def _snapshot(
+    async def _keep(
         self, aggregate: Aggregate[Any, Any, Any], stream_id: str, before: int, version: int, state: Value
     ) -> None:
-        """A snapshot is a cache: the command has succeeded whether it can be written or not."""
-        interval = self.snapshot_interval(aggregate.name)
-        if not interval or before // interval == version // interval:
-            return
+        """Spare later commands the whole history. Caches: this one has succeeded whether they are written or not."""
         try:
-            await self.store.record_snapshot(encode_snapshot(aggregate, stream_id, version, state))
+            if _passes(self.snapshot_interval(aggregate.name), before, version):
+                await self.store.record_snapshot(encode_snapshot(aggregate, stream_id, version, state))
+            if aggregate is ORDER and _passes(KEEP_EVERY, before, version):
+                await keep_products(self.store, stream_id)
         except Exception as error:  # noqa: BLE001 - whatever it is, the events are written
-            log.warning("snapshot.not_written", stream_id=stream_id, reason=str(error))
+            log.warning("cache.not_written", stream_id=stream_id, reason=str(error))
+
+
+def _passes(interval: int, before: int, version: int) -> bool:
+    """Whether a multiple of the interval lies between the two versions; 0 means never."""
+    return interval > 0 and before // interval != version // interval
 
 
 def _enriched(command: Command, enrichment: Enrichment | None) -> Command:
@@ -157,6 +163,8 @@ def _new_event(request: CommandRequest, index: int, event: Event) -> NewEvent:
         "workflow_id": info.workflow_id,
         "run_id": info.workflow_run_id,
     }
+    if request.traceparent:
+        metadata["traceparent"] = request.traceparent
     kind, data = encode(event)
     return NewEvent(
         event_id=event_id(request.command_id, index),

@@ -1,7 +1,7 @@
 """What a run that has forgotten, or can't be sure, needs to know of its order: the truth is in the event store."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from uuid import UUID
 
 import structlog
@@ -12,8 +12,8 @@ from domain.aggregates import ORDER, SHIPMENT, TYPE_OF_EVENT
 from domain.values import Value
 from eventstore.claims import shipment_of
 from eventstore.codec import UndecodableEvent
-from eventstore.repository import fold, read_whole
-from eventstore.store import EventStore, RecordedEvent, StreamDeleted
+from eventstore.repository import load
+from eventstore.store import EventStore, StreamDeleted, in_batches
 
 log = structlog.get_logger(__name__)
 
@@ -46,8 +46,9 @@ class RecallOrder:
             return Recalled()
 
     async def _recall(self, order_id: UUID) -> Recalled:
-        history = await read_whole(self.store, str(order_id))
-        state = fold(ORDER, history)
+        stream_id = str(order_id)
+        loaded = await load(self.store, ORDER, stream_id)
+        state = loaded.state
         if isinstance(state, order.Absent):
             return Recalled()
         status, owed = ORDER.status(state), None
@@ -56,25 +57,27 @@ class RecallOrder:
                 case shipment.Completed():
                     status = "SHIPPED"
                 case shipment.Absent():
-                    owed = _completion(history)
+                    owed = await self._completion(stream_id)
                 case shipment.Open() | None:
                     pass
         return Recalled(
             order_number=state.order_number,
             business_partner=state.business_partner,
             status=status,
-            version=history[-1].version,
+            version=loaded.version,
             owed=owed,
         )
 
     async def _shipment(self, order_id: UUID) -> shipment.State | None:
         """The order's shipment; None if its stream was deleted, so that there was one."""
         try:
-            return fold(SHIPMENT, await read_whole(self.store, str(await shipment_of(self.store, order_id))))
+            return (await load(self.store, SHIPMENT, str(await shipment_of(self.store, order_id)))).state
         except StreamDeleted:
             return None
 
-
-def _completion(history: Sequence[RecordedEvent]) -> UUID:
-    completed = TYPE_OF_EVENT[order.OrderCompleted]
-    return next(recorded.event_id for recorded in history if recorded.type == completed)
+    async def _completion(self, stream_id: str) -> UUID:
+        """The event that completed the order: its last one as a rule."""
+        completed = TYPE_OF_EVENT[order.OrderCompleted]
+        read = partial(self.store.read_stream, stream_id, backwards=True)
+        pages = in_batches(read, size=100)
+        return await anext(event.event_id async for page in pages for event in page if event.type == completed)

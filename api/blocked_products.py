@@ -7,12 +7,14 @@ from uuid import UUID
 from fastapi import APIRouter, Path
 
 from api.gateway import Gateway, Resources
-from api.idempotency import once
 from api.openapi import WRITES, problems
 from api.parameters import Asking, Headers
 from api.route import Route
 from api.schemas import BlockedProduct, Listing
+from domain.ids import event_id
+from domain.refusals import IdempotencyKeyReused
 from domain.values import Id
+from eventstore.store import Answer
 
 router = APIRouter(prefix="/blocked-products", tags=["blocked products"], route_class=Route)
 
@@ -39,10 +41,18 @@ async def unblock_product(product_id: ProductId, asking: Headers, gateway: Resou
 
 
 async def _change(
-    gateway: Gateway, asking: Asking, what: str, product_id: UUID, effect: Callable[[UUID], Awaitable[bool]]
+    gateway: Gateway, asking: Asking, what: str, product_id: UUID, effect: Callable[..., Awaitable[bool]]
 ) -> None:
-    async def change() -> bytes:
+    """Under a key, the change is one transaction with its answer: repeated, it undoes nothing decided since."""
+    if not asking.keyed:
         await effect(product_id)
-        return b"{}"
-
-    await once(gateway.store, asking, what, {"product_id": str(product_id)}, change)
+        return
+    fingerprint = asking.fingerprint(what, {"product_id": str(product_id)})
+    first_event = event_id(asking.command_id, 0)
+    known = await gateway.store.recall(asking.command_id, first_event)
+    if known.event is None and known.answer is None:
+        await effect(product_id, once=Answer(asking.command_id, fingerprint, b"{}"))
+        # Another request under the same key may have been first.
+        known = await gateway.store.recall(asking.command_id, first_event)
+    if known.answer is None or known.answer.fingerprint != fingerprint:
+        raise IdempotencyKeyReused

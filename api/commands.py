@@ -52,7 +52,8 @@ UPDATES: Mapping[str, Any] = {
 _ATTEMPTS = 5
 _PAUSE_SECONDS = 0.05
 # The server takes ten updates of a run at a time; at one more it drops what the run is working on, to begin again.
-_AT_ONCE = 8
+# An order does one thing after the other anyway, so a few are enough: three gateways fit.
+_AT_ONCE = 3
 # A refusal that comes at once is told at once, even to a caller who doesn't wait.
 _PROMPT_SECONDS = 0.05
 # What the server says of an update whose run ended before it was through with it.
@@ -82,6 +83,7 @@ class Commands:
         self._temporal = temporal
         self._store = store
         self._settings = settings
+        self._under_way = 0
         self._gates: WeakValueDictionary[UUID, asyncio.Semaphore] = WeakValueDictionary()
 
     async def perform(self, request: CommandRequest, order_id: UUID) -> Receipt:
@@ -103,6 +105,15 @@ class Commands:
         return first.order_id
 
     async def _bounded(self, request: CommandRequest, order_id: UUID, *, wait: bool) -> Any:
+        if self._under_way >= self._settings.max_commands:
+            raise TooManyRequests("Too many commands at once for this gateway: nothing was done, send it again")
+        self._under_way += 1
+        try:
+            return await self._sent(request, order_id, wait=wait)
+        finally:
+            self._under_way -= 1
+
+    async def _sent(self, request: CommandRequest, order_id: UUID, *, wait: bool) -> Any:
         try:
             async with asyncio.timeout(self._settings.request_timeout):
                 async with self._gate(order_id):

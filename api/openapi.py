@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import FastAPI
 from pydantic import JsonValue
 
+from api.auth import needed
 from api.parameters import CONSISTENCY, EVENTUAL
 from api.problems import MEDIA_TYPE, PROBLEMS, RETRIABLE, problem
 from api.schemas import Accepted, Problem
@@ -29,6 +30,7 @@ _HEADERS: dict[str, dict[str, Any]] = {
     "ETag": {"description": "Its version, for `If-Match` and `If-None-Match`.", "schema": {"type": "string"}},
     "Location": {"description": "Where it is.", "schema": {"type": "string"}},
     "Link": {"description": "The next page, if there is one.", "schema": {"type": "string"}},
+    "Vary": {"schema": {"type": "string", "enum": ["Accept"]}},
     "Preference-Applied": {"schema": {"type": "string", "enum": ["respond-async"]}},
     REQUEST_ID: {
         "description": "What the log has it under: the caller's own, or a new one.",
@@ -36,19 +38,35 @@ _HEADERS: dict[str, dict[str, Any]] = {
     },
     "Allow": {"description": "The methods that the path takes.", "schema": {"type": "string"}},
     "Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}},
+    "WWW-Authenticate": {"description": "`Bearer`.", "schema": {"type": "string"}},
     CONSISTENCY: {
         "description": f"`{EVENTUAL}`: the read models had not come to the position within the bound.",
         "schema": {"type": "string", "enum": [EVENTUAL]},
     },
 }
+_STREAM_EXAMPLE = """\
+retry: 1000
+id: 6
+
+id: 7
+event: Order.OrderCompleted
+data: {"event_id": "...", "type": "Order.OrderCompleted", "version": 2, "position": 7, "data": {...}, ...}
+
+:
+
+"""
 # What every route may answer with, before it has a say in it, or when something fails.
 _ANY_TIME = (
     "malformed-request",
+    "unauthorized",
+    "forbidden",
+    "not-found",
     "method-not-allowed",
     "request-timeout",
     "uri-too-long",
     "validation-failed",
     "headers-too-large",
+    "too-many-requests",
     "internal-error",
     "unavailable",
 )
@@ -59,7 +77,6 @@ WRITES = (
     "content-too-large",
     "unsupported-media-type",
     "idempotency-key-reused",
-    "too-many-requests",
 )
 """The problems that every write may have."""
 
@@ -67,6 +84,17 @@ WRITES = (
 def answers(status: int, *headers: str) -> Responses:
     """An answer's headers."""
     return {status: {"headers": {name: _HEADERS[name] for name in headers}}}
+
+
+LIVE: Responses = {
+    200: {
+        "description": "A page; with `Accept: text/event-stream` server-sent events: `id` goes into `Last-Event-ID`, "
+        "`event` is the type, `data` the event as in a page, and a comment comes when nothing else does.",
+        "headers": {name: _HEADERS[name] for name in ("Link", "Vary")},
+        "content": {"text/event-stream": {"schema": {"type": "string"}, "example": _STREAM_EXAMPLE}},
+    }
+}
+"""The answer of routes that have events, in pages or live."""
 
 
 def accepted() -> Responses:
@@ -94,16 +122,22 @@ def problems(*codes: str) -> Responses:
             documented[status].update(answers(status, "Allow")[status])
         if code in RETRIABLE:
             documented[status].update(answers(status, "Retry-After")[status])
+        if code == "unauthorized":
+            documented[status].update(answers(status, "WWW-Authenticate")[status])
     return documented
 
 
-def describe(app: FastAPI) -> None:
-    """Complete the app's OpenAPI document: the problems that are everywhere, their schema, examples of all answers."""
+def describe(app: FastAPI, *, secured: bool) -> None:
+    """Complete the app's OpenAPI document: the problems that are everywhere, their schema, examples of all answers, and
+    what takes a key.
+    """
     generate = app.openapi
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             document = generate()
+            if secured:
+                _secure(document)
             schemas = document["components"]["schemas"]
             schema = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
             schemas |= {**schema.pop("$defs"), "Problem": schema}
@@ -112,9 +146,21 @@ def describe(app: FastAPI) -> None:
             for path in document["paths"].values():
                 for method in _METHODS & path.keys():
                     _complete(path[method]["responses"], schemas)
+                    for parameter in path[method].get("parameters", ()):
+                        parameter["schema"] = _without_null(parameter["schema"])
         return generate()
 
     app.openapi = openapi
+
+
+def _secure(document: dict[str, Any]) -> None:
+    document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            scope = needed(method.upper(), path)
+            operation["security"] = [{"key": []}] if scope else []
+            if scope:
+                operation["description"] = f"{operation.get('description', '')}\n\nA key's scope: `{scope}`.".strip()
 
 
 def _complete(responses: dict[str, Any], schemas: Mapping[str, Any]) -> None:
@@ -132,6 +178,12 @@ def _complete(responses: dict[str, Any], schemas: Mapping[str, Any]) -> None:
         json = answer.get("content", {}).get("application/json")
         if json and json.get("schema") and "example" not in json and "examples" not in json:
             json["example"] = _sample(json["schema"], schemas)
+
+
+def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a parameter, which may be left out, but has no way to be null."""
+    choices = [choice for choice in schema.get("anyOf", ()) if choice != {"type": "null"}]
+    return {**choices[0], **{key: schema[key] for key in schema if key != "anyOf"}} if len(choices) == 1 else schema
 
 
 def _sample(schema: Mapping[str, Any], schemas: Mapping[str, Any]) -> JsonValue:

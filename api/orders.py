@@ -4,7 +4,9 @@ Commands go to the order's run; questions to the read model or, about the past, 
 """
 
 from contextlib import suppress
+from datetime import datetime
 from typing import Annotated, Any, TypeVar, cast
+from uuid import UUID
 
 from fastapi import APIRouter, Body, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -12,11 +14,11 @@ from pydantic import AwareDatetime, BaseModel
 
 from activities.validate_command import with_taken_number
 from api import pagination
+from api.events import AskedSince, event_page, live_events
 from api.events import Limit as EventLimit
-from api.events import event_page
 from api.gateway import Gateway, Resources
-from api.history import order_then
-from api.openapi import WRITES, accepted, answers, problems
+from api.history import Then, order_as_of, order_at_version
+from api.openapi import LIVE, WRITES, accepted, answers, problems
 from api.pagination import MAX_POSITION, After, Limit
 from api.parameters import CONSISTENCY, Headers, IfMatch, IfNoneMatch, MinPosition, OrderId
 from api.preconditions import entity_tag, is_current
@@ -183,7 +185,10 @@ async def list_orders(
     after: After = None,
     min_position: MinPosition = 0,
 ) -> Page[OrderSummary]:
-    """Orders without their items, newest first. Every filter narrows the list."""
+    """Orders without their items, newest first. Every filter narrows the list.
+
+    A page of a product's orders may be shorter than its limit: `next` says whether more follow.
+    """
     await gateway.settle(response, min_position, ["orders"])
     found = await gateway.read_store.orders(
         before=pagination.decode(after),
@@ -191,10 +196,10 @@ async def list_orders(
         business_partner=business_partner,
         order_number=order_number,
         product_id=product_id,
-        limit=limit + 1,
+        limit=limit,
     )
-    page, following = pagination.cut(request, response, found, limit, lambda row: pagination.encode(row.position))
-    return Page(items=[_summary(gateway, row) for row in page], next=following)
+    items = [_summary(gateway, row) for row in found.rows]
+    return Page(items=items, next=pagination.following(request, response, found.end))
 
 
 @router.get(
@@ -224,13 +229,10 @@ async def read_order(
     # What is read most is spared a dependency: solving one takes as long as finding the order's row.
     gateway: Gateway = request.app.state.gateway
     await gateway.settle(response, min_position, ["orders"])
-    found = await gateway.read_store.order(order_id)
-    if version is not None or as_of is not None:
-        # A shipment of ours has an id that derives from the order's; one of an adopted store has not.
-        shipment = found[0].shipment_id if found else None
-        found = await order_then(
-            gateway.store, order_id, shipment or shipment_id(order_id), version=version, moment=as_of
-        )
+    if version is None and as_of is None:
+        found = await gateway.read_store.order(order_id)
+    else:
+        found = await _order_then(gateway, order_id, version, as_of)
     if found is None:
         raise OrderNotFound
     row, items = found
@@ -241,21 +243,42 @@ async def read_order(
     return _order(gateway, row, items)
 
 
-@router.get("/{order_id}/events", responses=answers(200, "Link") | problems("order-not-found"))
+@router.get(
+    "/{order_id}/events",
+    response_model=EventPage,
+    responses=LIVE | problems("order-not-found"),
+)
 async def read_order_events(
     *,
     request: Request,
     order_id: OrderId,
     gateway: Resources,
     response: Response,
-    after: Annotated[int, Query(ge=0, le=MAX_POSITION, description="Events after this version.")] = 0,
+    since: AskedSince,
     limit: EventLimit = 1000,
-) -> EventPage:
-    """The order's timeline, also of a deleted one. Its shipment has a stream of its own."""
-    found = await gateway.store.read_stream(str(order_id), after=after, limit=limit + 1)
+) -> EventPage | Response:
+    """The order's timeline, also of a deleted one. Its shipment has a stream of its own.
+
+    With `Accept: text/event-stream` it goes on as it grows.
+    """
+    if since.live:
+        live = await live_events(gateway, order_id, since)
+        if live is None:
+            raise OrderNotFound
+        return live
+    found = await gateway.store.read_stream(str(order_id), after=since.after or 0, limit=limit + 1)
     if not found and not await gateway.store.stream_version(str(order_id)):
         raise OrderNotFound
     return event_page(request, response, found, limit)
+
+
+async def _order_then(gateway: Gateway, order_id: UUID, version: int | None, moment: datetime | None) -> Then | None:
+    # A shipment of ours has an id that derives from the order's; one of an adopted store has not.
+    shipment = await gateway.read_store.shipment_of(order_id) or shipment_id(order_id)
+    if version is not None:
+        return await order_at_version(gateway.store, order_id, shipment, version)
+    assert moment is not None
+    return await order_as_of(gateway.store, order_id, shipment, moment)
 
 
 # --- How they are shown

@@ -11,8 +11,13 @@ from domain.refusals import ValidationFailed, Violation
 
 T = TypeVar("T")
 
+# Said to readers; what it really has to be, only `decode` knows.
+_CURSOR = {"pattern": "^[A-Za-z0-9_-]{11}$"}
+
 Limit = Annotated[int, Query(ge=1, le=200, description="Items on a page.")]
-After = Annotated[str | None, Query(description="The page after this one: `next` of the page before.", max_length=64)]
+After = Annotated[
+    str | None, Query(description="The page after this one: `next` of the page before.", json_schema_extra=_CURSOR)
+]
 
 MAX_POSITION = 2**63 - 1
 
@@ -27,9 +32,18 @@ def cut(
     page = found[:limit]
     if len(found) <= limit:
         return page, None
-    following = cursor(page[-1])
+    return page, link(request, response, cursor(page[-1]))
+
+
+def link(request: Request, response: Response, following: str) -> str:
+    """Say in the answer's headers where the next page is."""
     response.headers["Link"] = f'<{_reference(request, following)}>; rel="next"'
-    return page, following
+    return following
+
+
+def following(request: Request, response: Response, end: int | None) -> str | None:
+    """The cursor of the page that goes on before the position `end`; None, and no Link header, if there is none."""
+    return None if end is None else link(request, response, encode(end))
 
 
 def encode(position: int) -> str:

@@ -42,6 +42,10 @@ ShipmentId = Annotated[UUID, Path(description="The shipment's id."), _or(Shipmen
 
 # --- Headers
 
+_TAG = r'(W/)?"[!#-~]*"'
+# Said to readers and generators of requests: what breaks it is a malformed request, not a broken rule.
+_ENTITY_TAGS = {"pattern": rf"^(\*|{_TAG}(, ?{_TAG})*)$"}
+
 MinPosition = Annotated[
     int,
     Query(
@@ -54,10 +58,17 @@ MinPosition = Annotated[
 
 IfMatch = Annotated[
     str | None,
-    Header(description='Only if it is at this version: `"7"`, or an `ETag` as it was sent. Otherwise 412.'),
+    Header(
+        description='Only if it is at this version: `"7"`, or an `ETag` as it was sent. Otherwise 412.',
+        examples=['"7"'],
+        json_schema_extra=_ENTITY_TAGS,
+    ),
 ]
 
-IfNoneMatch = Annotated[str | None, Header(description="304 if this `ETag` is still current.")]
+IfNoneMatch = Annotated[
+    str | None,
+    Header(description="304 if this `ETag` is still current.", examples=['"7"'], json_schema_extra=_ENTITY_TAGS),
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +82,7 @@ class Asking:
     """The caller doesn't want to wait."""
     actor: str
     request_id: str
+    traceparent: str
 
     def to(self, command: Command, order_id: UUID, expected_version: int | None = None) -> CommandRequest:
         """The command as the order's run is to get it."""
@@ -84,6 +96,8 @@ class Asking:
             fingerprint=self.fingerprint(name, data),
             expected_version=expected_version,
             request_id=self.request_id,
+            traceparent=self.traceparent,
+            unattended=self.asynchronous,
         )
 
     def fingerprint(self, what: str, data: object) -> str:
@@ -102,6 +116,7 @@ async def _asking(
             description="1 to 255 visible characters that name this write. Sent again with the same key, it has one "
             "effect and gets the same answer, for ever; another write with the same key is refused.",
             examples=["load-SO-10248"],
+            json_schema_extra={"pattern": "^[!-~]{1,255}$"},
         ),
     ] = None,
     prefer: Annotated[
@@ -114,7 +129,7 @@ async def _asking(
 ) -> Asking:
     if idempotency_key is not None and not _KEY.fullmatch(idempotency_key):
         raise MalformedRequest("Idempotency-Key has to be 1 to 255 visible ASCII characters")
-    actor = CommandRequest.model_fields["actor"].default
+    actor: str = request.state.actor
     preferences = (preference.partition(";")[0].strip().lower() for preference in (prefer or "").split(","))
     return Asking(
         command_id=uuid4() if idempotency_key is None else keyed_command_id(actor, idempotency_key),
@@ -122,6 +137,7 @@ async def _asking(
         asynchronous="respond-async" in preferences,
         actor=actor,
         request_id=request.state.request_id,
+        traceparent=request.state.traceparent,
     )
 
 

@@ -22,11 +22,17 @@ Subscriber = Annotated[str, Path(description="A projection or a handler.", max_l
 StreamId = Annotated[str, Path(description="The stream that is held up.", max_length=1000)]
 
 
-@router.get("", responses=problems("validation-failed"))
+@router.get("", responses=problems())
 async def list_parked(
     gateway: Resources,
     subscriber: Annotated[
-        str | None, Query(description="Only those of this projection or handler.", max_length=200)
+        str | None,
+        Query(
+            description="Only those of this projection or handler.",
+            min_length=1,
+            max_length=200,
+            json_schema_extra={"format": "printable"},
+        ),
     ] = None,
     limit: Annotated[int, Query(ge=1, le=1000, description="Events, at most.")] = 100,
 ) -> Listing[ParkedEvent]:
@@ -37,7 +43,7 @@ async def list_parked(
 @router.post(
     "/{subscriber}/{stream_id}/retry",
     status_code=202,
-    responses=problems(*WRITES, "parked-not-found", "validation-failed"),
+    responses=problems(*WRITES, "parked-not-found"),
 )
 async def retry_parked(
     subscriber: Subscriber, stream_id: StreamId, asking: Headers, gateway: Resources
@@ -50,7 +56,7 @@ async def retry_parked(
 @router.post(
     "/{subscriber}/{stream_id}/discard",
     status_code=202,
-    responses=problems(*WRITES, "parked-not-found", "validation-failed"),
+    responses=problems(*WRITES, "parked-not-found"),
 )
 async def discard_parked(
     subscriber: Subscriber, stream_id: StreamId, asking: Headers, gateway: Resources

@@ -35,12 +35,18 @@ def expected_versions(if_match: str | None) -> Expected:
 
 
 def is_current(if_none_match: str | None, tag: str) -> bool:
-    """Whether the caller has what `tag` stands for already. Here weak tags count, as RFC 9110 says."""
+    """Whether the caller has what `tag` stands for already. Here weak tags count, as RFC 9110 says.
+
+    Raises MalformedRequest for what is no list of entity tags.
+    """
     if if_none_match is None:
         return False
     if if_none_match.strip() == "*":
         return True
-    return any(f'"{opaque}"' == tag for _, opaque in _entity_tags(if_none_match))
+    tags = _entity_tags(if_none_match)
+    if not tags:
+        raise MalformedRequest('If-None-Match has to be * or a list of entity tags such as "7"')
+    return any(f'"{opaque}"' == tag for _, opaque in tags)
 
 
 def _entity_tags(header: str) -> list[tuple[bool, str]]:

@@ -8,7 +8,6 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Request, Response
 
-from api.openapi import problems
 from api.problems import PROBLEMS, HttpProblem
 from api.route import Route
 from api.schemas import Listing, ProblemPage
@@ -75,7 +74,7 @@ async def list_problems(request: Request) -> Response:
     return _shown(request, Listing(items=pages), "Problems", f"<ul>{rows}</ul>")
 
 
-@router.get("/{code}", response_model=ProblemPage, responses=problems("not-found"))
+@router.get("/{code}", response_model=ProblemPage)
 async def read_problem(
     code: Annotated[str, Path(description="The problem's code.", examples=["validation-failed"])], request: Request
 ) -> Response:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import replace
 from decimal import Decimal
-from typing import Any, NoReturn, cast, get_args
+from typing import Any, NoReturn, cast, get_args, get_origin
 
 from fastapi import Request, Response
 from fastapi.dependencies.models import Dependant
@@ -104,7 +104,7 @@ def _check_query(request: Request, parameters: Mapping[str, tuple[object, ...]])
                 "unknown-parameter",
                 unknown_field(name, list(parameters)).replace("field", "parameter"),
             )
-        elif list[str] not in types and len(request.query_params.getlist(name)) > 1:
+        elif not any(get_origin(kind) is list for kind in types) and len(request.query_params.getlist(name)) > 1:
             broken[name] = ("ambiguous", "must be given once")
         elif not value.isprintable():
             broken[name] = ("invalid-string", "must be a valid string")

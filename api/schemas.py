@@ -230,19 +230,20 @@ class Projection(Answer):
 
 
 class Handler(Answer):
-    """An event handler: what it does to others is not made again by a rebuild."""
+    """What follows from events outside of the read models."""
 
-    name: str = Field(examples=["stream_linker"])
+    model_config = ConfigDict(from_attributes=True)
+
+    name: str = Field(examples=["shipment"])
+    state: Literal["running", "waiting"] = Field(description="Whether a worker runs it, or it waits for one.")
+    owner: str | None = Field(
+        description="Where its session with the database is, as far as that tells.",
+        examples=["10.0.0.7, PostgreSQL process 4711"],
+    )
     position: int = Field(description="How far in the global sequence it has come.", examples=[7])
     lag: int = Field(description="Events that it has yet to see.", examples=[0])
     lag_seconds: float = Field(description="How long ago the first of them was appended.", examples=[0])
-    owner: str | None = Field(description="Whose session runs it.", examples=["local, PostgreSQL process 4711"])
     parked: int = Field(description="Events that are set aside or wait (`GET /parked`).", examples=[0])
-
-
-class ReadSide(Answer):
-    items: list[Projection] = Field(description="The read models' builds.")
-    handlers: list[Handler]
 
 
 class ParkedEvent(Answer):

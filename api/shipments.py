@@ -60,9 +60,9 @@ async def list_shipments(
     """Shipments, newest first. Every filter narrows the list."""
     await gateway.settle(response, min_position, ["shipments"])
     before = pagination.decode(after)
-    found = await gateway.read_store.shipments(before=before, status=status, order_id=order_id, limit=limit + 1)
-    page, following = pagination.cut(request, response, found, limit, lambda row: pagination.encode(row.position))
-    return Page(items=[_shipment(gateway, row) for row in page], next=following)
+    found = await gateway.read_store.shipments(before=before, status=status, order_id=order_id, limit=limit)
+    items = [_shipment(gateway, row) for row in found.rows]
+    return Page(items=items, next=pagination.following(request, response, found.end))
 
 
 @router.get(

@@ -16,10 +16,13 @@ log = structlog.get_logger(__name__)
 
 REQUEST_ID = "X-Request-Id"
 _GIVEN_ID = re.compile(r"[\x21-\x7e]{1,64}")
+_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 _LABELS = ("method", "route", "status")
 REQUESTS = Counter("waybill_http_requests", "Requests answered.", _LABELS)
-SECONDS = Histogram("waybill_http_request_seconds", "From the request's first line to the answer's end.", _LABELS[:2])
+SECONDS = Histogram(
+    "waybill_http_request_seconds", "From a request's first line to its answer's end, or a stream's begin.", _LABELS[:2]
+)
 
 
 class Telemetry:
@@ -33,15 +36,20 @@ class Telemetry:
             await self._app(scope, receive, send)
             return
         request_id = _request_id(scope)
-        scope.setdefault("state", {})["request_id"] = request_id
+        scope.setdefault("state", {}).update(request_id=request_id, traceparent=_traceparent(scope))
         status = 0
         started = time.perf_counter()
+        answered = None
 
         async def watched(message: Message) -> None:
-            nonlocal status
+            nonlocal status, answered
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)[REQUEST_ID] = request_id
+                headers = MutableHeaders(scope=message)
+                headers[REQUEST_ID] = request_id
+                # A live stream's end says nothing of how quick we are.
+                if headers.get("Content-Type", "").startswith("text/event-stream"):
+                    answered = time.perf_counter()
             await send(message)
 
         try:
@@ -54,12 +62,18 @@ class Telemetry:
             fault = problems.answer("internal-error", detail, {"request_id": request_id}, SAFE)
             await fault(scope, receive, watched)
         finally:
-            _count(scope, status, time.perf_counter() - started)
+            _count(scope, status, (answered or time.perf_counter()) - started)
 
 
 def _request_id(scope: Scope) -> str:
     given = Headers(scope=scope).get(REQUEST_ID, "")
     return given if _GIVEN_ID.fullmatch(given) else uuid4().hex
+
+
+def _traceparent(scope: Scope) -> str:
+    """Of W3C Trace Context, if the caller has sent one that is well-formed; otherwise it doesn't count."""
+    given = Headers(scope=scope).get("traceparent", "")
+    return given if _TRACEPARENT.fullmatch(given) else ""
 
 
 def _count(scope: Scope, status: int, seconds: float) -> None:

@@ -1,11 +1,24 @@
 """`make bench`: every benchmark, or those that are named. Each prints a table and writes results/NAME.json."""
 
-import asyncio
 import sys
 
-from benchmarks import appends, lifecycles
+import uvloop
 
-BENCHMARKS = {"lifecycles": lifecycles.run, "appends": appends.run}
+from benchmarks import appends, commands, growth, lag, lifecycles, listeners, pages, reads, rebuild, slow
+from observability import configure_logging
+
+BENCHMARKS = {
+    "lifecycles": lifecycles.run,
+    "appends": appends.run,
+    "growth": growth.run,
+    "commands": commands.run,
+    "pages": pages.run,
+    "lag": lag.run,
+    "rebuild": rebuild.run,
+    "reads": reads.run,
+    "slow": slow.run,
+    "listeners": listeners.run,
+}
 
 
 def main(names: list[str]) -> int:
@@ -13,8 +26,9 @@ def main(names: list[str]) -> int:
     if unknown:
         sys.stderr.write(f"No such benchmark: {', '.join(unknown)}. There are {', '.join(BENCHMARKS)}.\n")
         return 2
+    configure_logging("error", "console")
     for name in names or BENCHMARKS:
-        asyncio.run(BENCHMARKS[name]())
+        uvloop.run(BENCHMARKS[name]())
     return 0
 
 

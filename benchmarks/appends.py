@@ -1,41 +1,127 @@
-"""Appends a second, one event each, beside the plainest thing that could be done: a bare one-row insert."""
+"""Appends a second, one event each, beside three other ways to do it on the same server.
 
+The original's statement, one per append; the PostgreSQL recorder of the library `eventsourcing`; and the plainest
+thing that could be done, a bare one-row insert. New streams: an append makes a stream. Hot streams: few, that all
+append to, at any version.
+"""
+
+import asyncio
 import os
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from functools import partial
+from itertools import count
 from uuid import uuid4
 
-from benchmarks.measure import Figures, measure, report
-from dev import throwaway
+from eventsourcing.persistence import StoredEvent
+from eventsourcing.postgres import PostgresApplicationRecorder, PostgresDatastore
+
+from benchmarks.measure import Figures, figures_of, measure, report
+from benchmarks.original import OriginalClient
+from benchmarks.server import Databases, databases
 from eventstore.pool import open_pool
 from eventstore.postgres import PostgresStore
 from eventstore.store import Append, NewEvent
 
 CLIENTS = (1, 8, 32, 256)
 SECONDS = float(os.environ.get("WAYBILL_BENCH_SECONDS", "8")) / 2
-_DATA = b'{"id": "00000000-0000-4000-8000-000000000000"}'
+CONNECTIONS = 32
+"""For the others, at most: what is more only waits in the server instead of in the pool."""
+HOT = 8
+DATA = b'{"id": "00000000-0000-4000-8000-000000000000"}'
+
+Work = Callable[[], Awaitable[object]]
+
+
+def event() -> NewEvent:
+    return NewEvent(uuid4(), "Benchmark.Appended", DATA)
 
 
 async def run() -> None:
     """Measure, print, write results/appends.json."""
     figures: list[Figures] = []
-    async with throwaway.stack() as record:
-        async with PostgresStore.open(record.event_store_url) as store:
-
-            async def append() -> None:
-                event = NewEvent(uuid4(), "Benchmark.Appended", _DATA)
-                await store.append(Append(str(uuid4()), "no_stream", [event]))
-
-            figures += [await measure("waybill", n, append, seconds=SECONDS, warm_up=n) for n in CLIENTS]
-        async with open_pool(record.event_store_url, 32) as pool:
-            await pool.execute("create table bare (id uuid primary key, data bytea)")
-
-            async def insert() -> None:
-                await pool.execute("insert into bare values ($1, $2)", uuid4(), _DATA)
-
-            figures += [await measure("bare insert", n, insert, seconds=SECONDS, warm_up=n) for n in CLIENTS]
+    async with databases("waybill", "original", empty=("eventsourcing", "bare")) as server:
+        # Side by side, so that whatever else the machine does falls on all of them.
+        for clients in CLIENTS:
+            for variant, opened in (("waybill", _waybill), ("original", _original), ("bare", _bare)):
+                async with opened(server, clients) as works:
+                    for kind, work in works.items():
+                        name = f"{variant}, {kind}"
+                        figures.append(await measure(name, clients, work, seconds=SECONDS, warm_up=clients))
+            figures.append(await asyncio.to_thread(_eventsourcing, server, clients))
     rate = {(each.variant, each.clients): each.per_second for each in figures}
     report(
         "appends",
         "appends",
         figures,
-        [("of a bare one-row insert, 32 clients", rate["waybill", 32] / rate["bare insert", 32], "0.6")],
+        [
+            (f"of {other}, {kind}, {n} clients", rate[f"waybill, {kind}", n] / rate[f"{other}, {basis}", n], target)
+            for other, n, target in (("original", 1, "1"), ("original", 32, "10"), ("bare", 32, "0.6"))
+            for kind in ("new streams", "hot streams")
+            for basis in (kind if other == "original" else "rows",)
+        ],
     )
+
+
+@asynccontextmanager
+async def _waybill(server: Databases, _clients: int) -> AsyncGenerator[dict[str, Work]]:
+    async with PostgresStore.open(server.url("waybill")) as store:
+        turns = count()
+        yield {
+            "new streams": lambda: store.append(Append(str(uuid4()), "no_stream", [event()])),
+            "hot streams": lambda: store.append(Append(f"hot-{next(turns) % HOT}", "any", [event()])),
+        }
+
+
+@asynccontextmanager
+async def _original(server: Databases, clients: int) -> AsyncGenerator[dict[str, Work]]:
+    async with open_pool(server.url("original"), min(clients, CONNECTIONS)) as pool:
+        client = OriginalClient(pool)
+        numbers: list[int] = []
+        for turn in range(HOT):
+            if not await client.find(f"hot-{turn}"):
+                await client.create(f"hot-{turn}", [event()])
+            number, _ = await client.find(f"hot-{turn}") or (0, 0)
+            numbers.append(number)
+        turns = count()
+        yield {
+            "new streams": lambda: client.create(str(uuid4()), [event()]),
+            "hot streams": lambda: client.append_at_any_version(numbers[next(turns) % HOT], [event()]),
+        }
+
+
+@asynccontextmanager
+async def _bare(server: Databases, clients: int) -> AsyncGenerator[dict[str, Work]]:
+    async with open_pool(server.url("bare"), min(clients, CONNECTIONS)) as pool:
+        await pool.execute("create table if not exists bare (id uuid primary key, data bytea)")
+        yield {"rows": lambda: pool.execute("insert into bare values ($1, $2)", uuid4(), DATA)}
+
+
+def _eventsourcing(server: Databases, clients: int) -> Figures:
+    """It waits where it stands: each client is a thread."""
+    host, port, role = str(server.server.sockets), 5432, server.role
+    pool_size = min(clients, CONNECTIONS)
+    with PostgresDatastore("eventsourcing", host, port, role, "", pool_size=pool_size, connect_timeout=60) as datastore:
+        recorder = PostgresApplicationRecorder(datastore)
+        if clients == CLIENTS[0]:
+            recorder.create_table()
+        append = partial(_record, recorder)
+        for _ in range(clients):
+            append()
+        latencies: list[float] = []
+        start = time.perf_counter()
+
+        def client(_number: int) -> None:
+            while (before := time.perf_counter()) - start < SECONDS:
+                append()
+                latencies.append((time.perf_counter() - before) * 1000)
+
+        with ThreadPoolExecutor(clients) as threads:
+            list(threads.map(client, range(clients)))
+        return figures_of("eventsourcing, new streams", clients, latencies, time.perf_counter() - start)
+
+
+def _record(recorder: PostgresApplicationRecorder) -> None:
+    recorder.insert_events([StoredEvent(uuid4(), 1, "Benchmark.Appended", DATA)])

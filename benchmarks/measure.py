@@ -45,7 +45,11 @@ async def measure(
     async with asyncio.TaskGroup() as group:
         for _ in range(clients):
             group.create_task(client())
-    took = time.perf_counter() - start
+    return figures_of(variant, clients, latencies, time.perf_counter() - start)
+
+
+def figures_of(variant: str, clients: int, latencies: Sequence[float], took: float) -> Figures:
+    """What came of it: latencies in milliseconds, `took` in seconds."""
     return Figures(
         variant,
         clients,

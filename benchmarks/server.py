@@ -4,6 +4,7 @@ import asyncio
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 from dev import postgres
 from dev.supervisor import Supervisor
@@ -11,27 +12,35 @@ from dev.throwaway import temporary_directory
 from eventstore.migrate import migrate
 
 
+@dataclass(frozen=True)
+class Databases:
+    """Event stores, or empty databases, on one server."""
+
+    server: postgres.Server
+    role: str = postgres.ROLE
+
+    def url(self, name: str) -> str:
+        return self.server.url(name, self.role)
+
+    def admin_url(self, name: str) -> str:
+        return self.server.url(name)
+
+
 @asynccontextmanager
-async def postgres_server() -> AsyncGenerator[postgres.Server]:
+async def databases(*event_stores: str, empty: tuple[str, ...] = ()) -> AsyncGenerator[Databases]:
+    """A server with these, the event stores migrated."""
     with temporary_directory() as directory:
         server = await asyncio.to_thread(postgres.prepare, directory / "postgres")
         try:
             async with Supervisor(_say) as supervisor:
                 await supervisor.start(server.command())
-                yield server
+                await server.create_databases([*event_stores, *empty])
+                made = Databases(server)
+                for name in event_stores:
+                    await migrate(made.url(name))
+                yield made
         finally:
             server.tidy()
-
-
-@asynccontextmanager
-async def event_stores(*names: str) -> AsyncGenerator[list[str]]:
-    """URLs of new event stores of these names, on one server."""
-    async with postgres_server() as server:
-        await server.create_databases(names)
-        urls = [server.url(name, postgres.ROLE) for name in names]
-        for url in urls:
-            await migrate(url)
-        yield urls
 
 
 def _say(name: str, line: str) -> None:

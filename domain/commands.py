@@ -31,6 +31,10 @@ class CommandRequest(Value):
     expected_version: int | None = None
     """Refuse unless the aggregate is at this version (If-Match)."""
     request_id: str = ""
+    traceparent: str = ""
+    """The caller's place in a distributed trace (W3C Trace Context); empty without one."""
+    unattended: bool = False
+    """Nobody waits for the answer: it is tried until it is decided, however long the stores stay away."""
 
     @property
     def keyed(self) -> bool:

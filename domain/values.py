@@ -85,7 +85,12 @@ def _printable(value: str) -> str:
 Id = Annotated[UUID, BeforeValidator(_canonical_uuid)]
 """A UUID in its usual form, 8-4-4-4-12 hexadecimal digits."""
 
-OrderNumber = Annotated[str, StringConstraints(strict=True, min_length=1, max_length=64), AfterValidator(_printable)]
+OrderNumber = Annotated[
+    str,
+    StringConstraints(strict=True, min_length=1, max_length=64),
+    AfterValidator(_printable),
+    Field(json_schema_extra={"format": "printable"}),
+]
 """What people call an order: 1 to 64 printable characters, at least one of them not a space."""
 
 Email = Annotated[EmailStr, BeforeValidator(_bare_address), Field(max_length=254)]
@@ -95,7 +100,9 @@ Quantity = Annotated[
     Decimal,
     BeforeValidator(_strict_number),
     PlainSerializer(_json_number, return_type=int | float),
-    WithJsonSchema({"type": "number", "exclusiveMinimum": 0, "maximum": 10**_MAX_DIGITS - 1}),
+    WithJsonSchema(
+        {"type": "number", "exclusiveMinimum": 0, "maximum": 10**_MAX_DIGITS - 1, "multipleOf": float(_SMALLEST)}
+    ),
 ]
 """A number greater than 0 with at most 12 digits, 3 of them decimals; in JSON a number, never a string."""
 

@@ -1,6 +1,6 @@
 """The event store of a database that may have been adopted: some of its streams may be named in a way of their own."""
 
-from collections.abc import AsyncGenerator, Collection, Mapping
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Self
@@ -8,7 +8,7 @@ from uuid import UUID
 
 from eventstore.postgres import PostgresStore
 from eventstore.statements import load_statements
-from eventstore.store import Append, Appended, History, RecordedEvent, Snapshot
+from eventstore.store import Append, Appended, History, KeptProducts, RecordedEvent, Snapshot
 
 _SQL = load_statements("eventstore", "adopt.sql")
 
@@ -43,7 +43,7 @@ class AdoptedStore(PostgresStore):
     async def append(self, append: Append) -> Appended:
         return await super().append(replace(append, stream_id=self._name(append.stream_id)))
 
-    async def load(self, stream_id: str, event_id: UUID) -> History:
+    async def load(self, stream_id: str, event_id: UUID | None = None) -> History:
         return await super().load(self._name(stream_id), event_id)
 
     async def read_stream(
@@ -56,6 +56,12 @@ class AdoptedStore(PostgresStore):
 
     async def record_snapshot(self, snapshot: Snapshot) -> None:
         await super().record_snapshot(replace(snapshot, source_id=self._name(snapshot.source_id)))
+
+    async def kept_products(self, stream_id: str) -> KeptProducts:
+        return await super().kept_products(self._name(stream_id))
+
+    async def keep_products(self, stream_id: str, products: Sequence[UUID], *, seen: int, version: int) -> None:
+        await super().keep_products(self._name(stream_id), products, seen=seen, version=version)
 
     def _name(self, stream_id: str) -> str:
         return self.names.get(stream_id, stream_id)

@@ -24,6 +24,7 @@ from eventstore.store import (
     EventNotFound,
     ExpectedVersion,
     History,
+    KeptProducts,
     Linked,
     NewEvent,
     Recollection,
@@ -65,10 +66,12 @@ class _Stream:
     version: int = 0
     deleted_at: datetime | None = None
     events: list[RecordedEvent] = field(default_factory=list["RecordedEvent"])
+    products: tuple[int, frozenset[UUID]] = (0, frozenset())
+    """Those that are kept, up to which version."""
 
     def add(self, event: RecordedEvent) -> None:
         self.version += 1
-        self.events.append(replace(event, number=self.version))
+        self.events.append(event._replace(number=self.version))
 
     def purge(self, stream_id: str) -> None:
         self.events = [event for event in self.events if event.stream_id != stream_id]
@@ -227,13 +230,13 @@ class MemoryStore:
 
     # --- Reading
 
-    async def load(self, stream_id: str, event_id: UUID) -> History:
+    async def load(self, stream_id: str, event_id: UUID | None = None) -> History:
         version = self._version(stream_id)
         events = self._streams[stream_id].events if version else []
         snapshot = self._snapshots.get(stream_id) if version else None
         after = snapshot.source_version if snapshot else 0
         later = [event for event in events if event.number > after]
-        return History(version, snapshot, later, self._events.get(event_id))
+        return History(version, snapshot, later, self._events.get(event_id) if event_id else None)
 
     async def read_stream(
         self, stream_id: str, *, after: int = 0, limit: int = 1000, backwards: bool = False
@@ -334,13 +337,33 @@ class MemoryStore:
             if among is None or product_id in among
         ]
 
-    async def block_product(self, product_id: UUID) -> bool:
+    async def kept_products(self, stream_id: str) -> KeptProducts:
+        stream = self._streams.get(stream_id)
+        version, products = stream.products if stream else (0, frozenset[UUID]())
+        return KeptProducts(version, sorted(products & self._blocked.keys()))
+
+    async def keep_products(self, stream_id: str, products: Sequence[UUID], *, seen: int, version: int) -> None:
+        stream = self._streams.get(stream_id)
+        if stream and stream.products[0] == seen:
+            stream.products = version, stream.products[1].union(products)
+
+    async def block_product(self, product_id: UUID, *, once: Answer | None = None) -> bool:
+        if not self._is_first(once):
+            return False
         news = product_id not in self._blocked
         self._blocked.setdefault(product_id, self._clock())
         return news
 
-    async def unblock_product(self, product_id: UUID) -> bool:
-        return self._blocked.pop(product_id, None) is not None
+    async def unblock_product(self, product_id: UUID, *, once: Answer | None = None) -> bool:
+        return self._is_first(once) and self._blocked.pop(product_id, None) is not None
+
+    def _is_first(self, answer: Answer | None) -> bool:
+        if answer is None:
+            return True
+        if answer.command_id in self._answers:
+            return False
+        self._answers[answer.command_id] = answer
+        return True
 
 
 class _Ownership:

@@ -12,7 +12,7 @@ from uuid import UUID
 import asyncpg
 
 from eventstore.appender import RACES, Appender, again, expected_number, refusal
-from eventstore.pool import open_pool
+from eventstore.pool import Line, open_pool
 from eventstore.reader import SQL, Reader
 from eventstore.store import (
     ALL_STREAM,
@@ -23,6 +23,7 @@ from eventstore.store import (
     Claim,
     EventNotFound,
     ExpectedVersion,
+    KeptProducts,
     Linked,
     Recollection,
     RecordedEvent,
@@ -37,6 +38,8 @@ from eventstore.subscriptions import owning
 if TYPE_CHECKING:
     from eventstore.pool import Pool
 
+# Every look-up is by key: a plan made while a table was small must not scan it when it has grown.
+_BY_KEY = {"enable_seqscan": "off"}
 # Seconds. No index tells what was linked from a stream, so to remove one is to look through all events.
 _PATIENCE = 600
 
@@ -48,14 +51,13 @@ class PostgresStore(Reader):
         super().__init__(pool)
         self._pool = pool
         self._url = url
-        self.appender = Appender(pool, SQL["append"])
+        self.appender = Appender(Line(url, **_BY_KEY), SQL["append"])
 
     @classmethod
     @asynccontextmanager
     async def open(cls, url: str, pool_size: int = 10) -> AsyncGenerator[Self]:
         """The store at `url`, with its connections; what was queued is written before they close."""
-        # Every look-up is by key: a plan made while a table was small must not scan it when it has grown.
-        async with open_pool(url, pool_size, enable_seqscan="off") as pool:
+        async with open_pool(url, pool_size, **_BY_KEY) as pool:
             store = cls(pool, url)
             try:
                 yield store
@@ -143,12 +145,23 @@ class PostgresStore(Reader):
         rows = await self._pool.fetch(SQL["blocked_products"], among)
         return [BlockedProduct(*row.values()) for row in rows]
 
-    async def block_product(self, product_id: UUID) -> bool:
-        return await self._pool.fetchval(SQL["block_product"], product_id) is not None
+    async def kept_products(self, stream_id: str) -> KeptProducts:
+        row = await self._pool.fetchrow(SQL["kept_products"], stream_id)
+        return KeptProducts(*row.values()) if row else KeptProducts(0, [])
 
-    async def unblock_product(self, product_id: UUID) -> bool:
-        return await self._pool.fetchval(SQL["unblock_product"], product_id) is not None
+    async def keep_products(self, stream_id: str, products: Sequence[UUID], *, seen: int, version: int) -> None:
+        await self._pool.execute(SQL["keep_products"], stream_id, products, seen, version)
+
+    async def block_product(self, product_id: UUID, *, once: Answer | None = None) -> bool:
+        return await self._pool.fetchval(SQL["block_product"], product_id, *_columns(once)) is not None
+
+    async def unblock_product(self, product_id: UUID, *, once: Answer | None = None) -> bool:
+        return await self._pool.fetchval(SQL["unblock_product"], product_id, *_columns(once)) is not None
 
     async def ping(self) -> None:
         """Raises if the database can't be asked."""
         await self._pool.fetchval(SQL["stream"], ALL_STREAM)
+
+
+def _columns(answer: Answer | None) -> tuple[object, object, object]:
+    return (answer.command_id, answer.fingerprint, answer.outcome) if answer else (None, None, None)

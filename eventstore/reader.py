@@ -22,7 +22,7 @@ class Reader:
     def __init__(self, source: "Pool | Connection") -> None:
         self._source = source
 
-    async def load(self, stream_id: str, event_id: UUID) -> History:
+    async def load(self, stream_id: str, event_id: UUID | None = None) -> History:
         rows = await self._source.fetch(SQL["load"], stream_id, event_id)
         version, snapshot, repeated = 0, None, None
         events: list[RecordedEvent] = []
@@ -48,7 +48,7 @@ class Reader:
         rows = await self._source.fetch(statement, stream_id, after, limit)
         if not rows:
             await self.stream_version(stream_id)
-        return [RecordedEvent(*row) for row in rows]
+        return list(map(RecordedEvent._make, rows))
 
     async def read_all(
         self, *, after: int = 0, limit: int = 1000, types: Sequence[str] | None = None
@@ -57,7 +57,7 @@ class Reader:
             rows = await self._source.fetch(SQL["read_all"], after, limit)
         else:
             rows = await self._source.fetch(SQL["read_all_of_types"], after, limit, list(types))
-        return [RecordedEvent(*row) for row in rows]
+        return list(map(RecordedEvent._make, rows))
 
     async def find_events(self, event_ids: Sequence[UUID]) -> list[RecordedEvent]:
         return [RecordedEvent(*row) for row in await self._source.fetch(SQL["events_by_id"], event_ids)]

@@ -29,7 +29,9 @@ class Loaded(Generic[S]):
     """The event that this command made before, if it did."""
 
 
-async def load(store: EventStore, aggregate: Aggregate[Any, S, Any], stream_id: str, event_id: UUID) -> Loaded[S]:
+async def load(
+    store: EventStore, aggregate: Aggregate[Any, S, Any], stream_id: str, event_id: UUID | None = None
+) -> Loaded[S]:
     """The aggregate in `stream_id`, and the event `event_id` if there is one. One round trip with a good snapshot."""
     history = await store.load(stream_id, event_id)
     start = _from_snapshot(aggregate, history)

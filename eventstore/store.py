@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal, Protocol, Self
+from typing import Literal, NamedTuple, Protocol, Self
 from uuid import UUID
 
 ALL_STREAM = "$all"
@@ -34,9 +34,8 @@ class NewEvent:
     correlation_id: UUID | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class RecordedEvent:
-    """An event of a stream that was read."""
+class RecordedEvent(NamedTuple):
+    """An event of a stream that was read. A tuple, because many are made: it takes a third of the time."""
 
     event_id: UUID
     number: int
@@ -157,6 +156,16 @@ class BlockedProduct:
     blocked_at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class KeptProducts:
+    """What is kept of an order's products: a cache (see products.py)."""
+
+    version: int
+    """Of the order, up to which they are kept; 0 for nothing."""
+    blocked: Sequence[UUID]
+    """Those of them that must not be sold, by id."""
+
+
 ReserveOutcome = Literal["reserved", "taken", "leased"]
 """`leased`: another owner has it, but may yet give it back; ask again when the lease is over at the latest."""
 
@@ -246,7 +255,7 @@ class EventStore(Protocol):
         """
         ...
 
-    async def load(self, stream_id: str, event_id: UUID) -> History:
+    async def load(self, stream_id: str, event_id: UUID | None = None) -> History:
         """Snapshot, events after it, and the event `event_id` if it exists, in one round trip."""
         ...
 
@@ -336,12 +345,23 @@ class EventStore(Protocol):
         """The products that must not be sold, by id; only those of `among` if given."""
         ...
 
-    async def block_product(self, product_id: UUID) -> bool:
-        """Says whether it is news."""
+    async def kept_products(self, stream_id: str) -> KeptProducts:
+        """How far the order's products are kept, and which of them must not be sold."""
         ...
 
-    async def unblock_product(self, product_id: UUID) -> bool:
-        """Says whether it was blocked."""
+    async def keep_products(self, stream_id: str, products: Sequence[UUID], *, seen: int, version: int) -> None:
+        """Keep these, too: those of the events after `seen` up to `version`, if products are kept up to `seen`."""
+        ...
+
+    async def block_product(self, product_id: UUID, *, once: Answer | None = None) -> bool:
+        """Says whether it is news.
+
+        With `once`, that answer is kept in the same transaction; nothing is done if its command has one already.
+        """
+        ...
+
+    async def unblock_product(self, product_id: UUID, *, once: Answer | None = None) -> bool:
+        """Says whether it was blocked. `once` is the same as in `block_product`."""
         ...
 
 

@@ -130,13 +130,7 @@ class OrderWorkflow:
     async def _handle(self, request: CommandRequest) -> Receipt:
         async with self._one_at_a_time:
             await workflow.wait_condition(lambda: not self._memory.unsure or self._trouble)
-            try:
-                receipt, done_before = await pipeline.handle(request, self._start.step_seconds)
-            except ApplicationError as failure:
-                # It may have been done all the same.
-                unsure = self._memory.unsure or failure.type == pipeline.UNAVAILABLE
-                self._remember(request.command, str(failure.type), unsure=unsure)
-                raise
+            receipt, done_before = await self._decide(request)
             # What was in the way is gone: no need to wait any longer for the next try.
             self._trouble = False
             if done_before and self._memory.status is None:
@@ -145,6 +139,20 @@ class OrderWorkflow:
             else:
                 self._apply(request.command, receipt)
             return receipt
+
+    async def _decide(self, request: CommandRequest) -> pipeline.Handled:
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                return await pipeline.handle(request, self._start.step_seconds)
+            except ApplicationError as failure:
+                # It may have been done all the same.
+                undecided = failure.type == pipeline.UNAVAILABLE
+                self._remember(request.command, str(failure.type), unsure=self._memory.unsure or undecided)
+                if not (undecided and request.unattended):
+                    raise
+            await workflow.sleep(pause, summary="until an unattended command is tried again")
+            pause = min(pause * 2, _LONGEST_PAUSE)
 
     def _apply(self, command: str, receipt: Receipt) -> None:
         status, owed, unsure = self._memory.status, self._memory.owed, self._memory.unsure

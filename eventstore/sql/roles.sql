@@ -51,6 +51,8 @@ grant insert, update (stream_version, deleted_at) on public.streams to waybill_w
 grant insert on public.events, public.stream_events to waybill_writer, waybill_owner;
 grant usage on sequence public.streams_stream_id_seq to waybill_writer, waybill_owner;
 grant insert, update on public.snapshots to waybill_writer, waybill_owner;
+grant insert, update on waybill.products_kept to waybill_writer, waybill_owner;
+grant insert on waybill.order_products to waybill_writer, waybill_owner;
 grant insert, update, delete on waybill.claims to waybill_writer, waybill_owner;
 grant insert on waybill.answers to waybill_writer, waybill_owner;
 grant insert, delete on waybill.blocked_products to waybill_writer, waybill_owner;

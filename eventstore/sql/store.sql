@@ -196,10 +196,58 @@ select product_id, blocked_at from waybill.blocked_products
 where $1::uuid[] is null or product_id = any ($1)
 order by product_id;
 
+-- name: kept_products
+-- How far an order's products are kept, and which of them must not be sold: asked of each that is blocked, as there are
+-- few, and not of each that the order has.
+select kept.version, array(
+  select product_id from waybill.blocked_products as blocked
+  where (
+    select true from waybill.order_products as its
+    where its.stream_id = kept.stream_id and its.product_id = blocked.product_id
+  )
+  order by product_id
+)
+from public.streams
+join waybill.products_kept as kept using (stream_id)
+where stream_uuid = $1;
+
+-- name: keep_products
+-- Keep more products of an order. $1 stream, $2 products, $3 kept up to this version, 0 for nothing, $4 up to this one.
+with kept as (
+  insert into waybill.products_kept as held (stream_id, version)
+  select stream_id, $4
+  from public.streams
+  where stream_uuid = $1 and ($3::bigint = 0 or exists (
+    select from waybill.products_kept as known where known.stream_id = streams.stream_id
+  ))
+  on conflict (stream_id) do update set version = excluded.version where held.version = $3
+  returning stream_id
+)
+insert into waybill.order_products (stream_id, product_id)
+select distinct stream_id, product_id from kept cross join unnest($2::uuid[]) as product_id
+on conflict do nothing;
+
 -- name: block_product
--- Block a product; returns a row if that is news.
-insert into waybill.blocked_products (product_id) values ($1) on conflict do nothing returning 1;
+-- Block a product; returns a row if that is news. With an answer to keep ($2 to $4), only if none is kept yet.
+with kept as (
+  insert into waybill.answers (command_id, fingerprint, outcome)
+  select $2, $3, $4 where $2::uuid is not null
+  on conflict (command_id) do nothing
+  returning 1
+)
+insert into waybill.blocked_products (product_id)
+select $1 where $2 is null or exists (select from kept)
+on conflict do nothing
+returning 1;
 
 -- name: unblock_product
--- Unblock a product; returns a row if it was blocked.
-delete from waybill.blocked_products where product_id = $1 returning 1;
+-- Unblock a product; returns a row if it was blocked. With an answer to keep ($2 to $4), only if none is kept yet.
+with kept as (
+  insert into waybill.answers (command_id, fingerprint, outcome)
+  select $2, $3, $4 where $2::uuid is not null
+  on conflict (command_id) do nothing
+  returning 1
+)
+delete from waybill.blocked_products
+where product_id = $1 and ($2 is null or exists (select from kept))
+returning 1;

@@ -1,6 +1,6 @@
 """The handlers that there are. A new one is a file of its own, and a line here."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -9,7 +9,6 @@ from eventstore.statements import load_statements
 from projections import parking
 from projections.handlers import aggregate_deletion, shipment, stream_linker
 from projections.handlers.handler import Handler
-from projections.parking import State
 
 if TYPE_CHECKING:
     from eventstore.pool import Pool
@@ -40,7 +39,13 @@ class HandlerStatus:
     """The age of the first of them; 0 if there is none."""
     owner: str | None
     """Where the session is that owns its subscription, as far as the database tells; None if nobody does."""
-    parked: Mapping[State, int]
+    parked: int
+    """Events that were set aside, those that wait included. What was discarded doesn't count."""
+
+    @property
+    def state(self) -> str:
+        """`running`, or `waiting` for a worker."""
+        return "running" if self.owner else "waiting"
 
 
 async def handlers_status(events: "Pool") -> list[HandlerStatus]:
@@ -53,7 +58,7 @@ async def handlers_status(events: "Pool") -> list[HandlerStatus]:
             lag=row["lag"],
             lag_seconds=row["lag_seconds"],
             owner=_owner(row["owner_pid"], row["owner_host"]),
-            parked=counts.get(row["name"], {}),
+            parked=sum(count for state, count in counts.get(row["name"], {}).items() if state != "discarded"),
         )
         for row in await events.fetch(_SQL["status"], NAMES)
     ]

@@ -16,6 +16,7 @@ comment on column orders.position is 'Where OrderCreated is in the global sequen
 create unique index ix_orders_position on orders (position);
 create index ix_orders_status_position on orders (status, position);
 create index ix_orders_business_partner_position on orders (business_partner, position);
+create index ix_orders_business_partner_status_position on orders (business_partner, status, position);
 create index ix_orders_order_number on orders (order_number);
 -- The projection finds the order of a shipment that has gone out.
 create index ix_orders_shipment_id on orders (shipment_id) where shipment_id is not null;

@@ -3,6 +3,8 @@
 from decimal import Decimal
 from uuid import UUID, uuid4
 
+import orjson
+
 from api.schemas import PRODUCT_ID
 from domain.ids import shipment_id
 from domain.order import OrderCompleted, OrderDeleted, OrderItemAdded
@@ -221,3 +223,14 @@ async def test_events_tell_who_did_what(story):
     for fact in (b'"command":"CreateOrder"', b'"actor":"anonymous"', b'"request_id":"the-request"'):
         assert fact in recorded.metadata
     assert recorded.correlation_id == story.order_id
+
+
+async def test_the_request_and_its_trace_are_known_to_the_event(story):
+    trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    headers = {"X-Request-Id": "desk-17-42", "traceparent": trace}
+    created = await story.waybill.post("/orders", json=story.body, headers=headers)
+    assert created.headers["x-request-id"] == "desk-17-42"
+    await story.waybill.post(f"{story.path}/complete", headers={"traceparent": "00-nonsense"})
+    created, completed = [orjson.loads(event.metadata) for event in await story.store.read_stream(str(story.order_id))]
+    assert (created["request_id"], created["traceparent"]) == ("desk-17-42", trace)
+    assert "traceparent" not in completed

@@ -91,6 +91,34 @@ async def test_an_order_takes_many_commands_at_once(story: Story):
     assert len((await story.waybill.get(story.path)).json()["items"]) == 31
 
 
+async def test_three_gateways_together_do_not_ask_too_much_of_one_run(story: Story, waybill_settings):
+    await story.waybill.post("/orders", json=story.body)
+    item = story.body["items"][0]
+    async with gateway(waybill_settings) as second, gateway(waybill_settings) as third:
+        clients = [story.waybill, second, third] * 20
+        answers = await asyncio.gather(*(client.post(f"{story.path}/items", json=item) for client in clients))
+    assert {answer.status_code for answer in answers} == {200}
+    assert sorted(answer.json()["version"] for answer in answers) == list(range(2, 62))
+
+
+async def test_the_largest_order_that_may_be_is_taken(story: Story):
+    item = story.body["items"][0] | {"quantity": 123456789.123}
+    created = await story.waybill.post("/orders", json=story.body | {"items": [item] * 1000})
+    assert created.status_code == 201
+    assert len((await story.waybill.get(story.path)).json()["items"]) == 1000
+
+
+async def test_more_commands_than_a_gateway_takes_are_sent_away_at_once(deserted, story: Story):
+    async with gateway(deserted.model_copy(update={"max_commands": 3})) as client:
+        bodies = [story.body | {"id": str(uuid4()), "order_number": str(uuid4())} for _ in range(8)]
+        answers = await asyncio.gather(*(client.post("/orders", json=body) for body in bodies))
+        told = sorted(answer.json()["code"] for answer in answers)
+        assert told == ["too-many-requests"] * 5 + ["unavailable"] * 3
+        assert all(int(answer.headers["retry-after"]) > 0 for answer in answers)
+        # Those that were waited for are let go of.
+        unavailable(await client.post("/orders", json=bodies[0]))
+
+
 async def test_a_temporal_server_that_dies_and_comes_back_is_found_again(waybill_settings, story, monkeypatch):
     async def start(port: int | None = None) -> WorkflowEnvironment:
         return await WorkflowEnvironment.start_local(
@@ -138,6 +166,35 @@ async def test_a_database_that_dies_and_comes_back_is_found_again(private_postgr
             return [(await client.get(path)).status_code for path in paths] == before
 
         await private_postgres.start()
+        assert await eventually(recovered)
+
+
+async def test_without_the_event_store_the_read_models_are_read_all_the_same(private_postgres, databases):
+    async with (
+        private_postgres.empty(eventstore.migrate.migrate) as event_store_url,
+        databases.empty(projections.migrate.migrate) as read_store_url,
+        gateway(Settings(event_store_url=event_store_url, read_store_url=read_store_url, pool_size=2)) as client,
+    ):
+        reads = ["/orders", "/shipments", f"/orders/{uuid4()}", "/livez", "/problems", "/metrics"]
+        before = [(await client.get(path)).status_code for path in reads]
+        await private_postgres.kill()
+        assert [(await client.get(path)).status_code for path in reads] == before
+        for path in ("/events", "/blocked-products", f"/orders/{uuid4()}?version=1"):
+            unavailable(await client.get(path))
+        unavailable(await client.put(f"/blocked-products/{uuid4()}"))
+        ready = await client.get("/readyz")
+        assert ready.status_code == 503
+        assert ready.json()["checks"] | {"temporal": ""} == {
+            "event_store": "unavailable",
+            "read_store": "ok",
+            "temporal": "",
+        }
+        assert "postgresql://" not in ready.text
+        await private_postgres.start()
+
+        async def recovered() -> bool:
+            return (await client.get("/events")).status_code == 200
+
         assert await eventually(recovered)
 
 

@@ -1,5 +1,7 @@
 """If-Match and If-None-Match: what a caller has seen decides what is done, or sent."""
 
+from uuid import uuid4
+
 import pytest
 
 from api.preconditions import entity_tag, expected_versions, is_current
@@ -53,12 +55,48 @@ def test_what_is_no_list_of_tags_is_malformed(if_match):
         ('"6", "7"', True),
         ('"6"', False),
         ('"7.1"', False),
-        ("7", False),
-        ("", False),
     ],
 )
 def test_if_none_match_says_what_the_caller_has(if_none_match, current):
     assert is_current(if_none_match, '"7"') is current
+
+
+@pytest.mark.parametrize("malformed", ["", "7", '"7', '"7" "8"', 'w/"7"', "*, *", '"a b"'])
+async def test_a_malformed_precondition_is_told_and_nothing_is_done(story, malformed):
+    await story.waybill.post("/orders", json=story.body)
+    problem(await story.waybill.get(story.path, headers={"If-None-Match": malformed}), 400, "malformed-request")
+    problem(await story.waybill.delete(story.path, headers={"If-Match": malformed}), 400, "malformed-request")
+    assert await story.new_events() == [story.created]
+
+
+async def test_tags_on_several_lines_are_one_list(story):
+    await story.given(story.created)
+    lines = [("If-Match", '"7"'), ("If-Match", '"1"')]
+    completed = await story.waybill.post(f"{story.path}/complete", headers=lines)
+    assert completed.status_code == 200
+
+
+async def test_an_answer_under_a_key_does_not_change_with_the_precondition(story):
+    """The key has named the request, precondition and all: that the order has moved since is its own doing."""
+    await story.given(story.created)
+    headers = {"Idempotency-Key": str(uuid4()), "If-Match": '"1"'}
+    first = await story.waybill.post(f"{story.path}/complete", headers=headers)
+    again = await story.waybill.post(f"{story.path}/complete", headers=headers)
+    assert (first.status_code, first.content) == (200, again.content)
+
+
+@pytest.mark.parametrize("prefer", ["respond-async", "wait=1, respond-async", "RESPOND-ASYNC; x=1", "a,respond-async"])
+async def test_who_does_not_want_to_wait_is_told_where_to_look(story, prefer):
+    accepted = await story.waybill.post("/orders", json=story.body, headers={"Prefer": prefer})
+    assert (accepted.status_code, accepted.headers["preference-applied"]) == (202, "respond-async")
+    assert accepted.headers["location"] == story.path
+
+
+@pytest.mark.parametrize("prefer", ["", "wait=10", "return=minimal", "no-respond-async", "respond-asynchronously"])
+async def test_other_preferences_change_nothing(story, prefer):
+    created = await story.waybill.post("/orders", json=story.body, headers={"Prefer": prefer})
+    assert created.status_code == 201
+    assert "preference-applied" not in created.headers
 
 
 @pytest.fixture

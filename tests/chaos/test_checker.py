@@ -47,11 +47,11 @@ def rewritten(good: History, everything: Sequence[RecordedEvent]) -> History:
     """The store with these events instead, numbered densely as if nothing had happened."""
     versions = {stream: count(1) for stream in STREAMS}
     anew = [
-        replace(event, number=position, position=position, version=next(versions[event.stream_id]))
+        event._replace(number=position, position=position, version=next(versions[event.stream_id]))
         for position, event in enumerate(everything, 1)
     ]
     streams = {
-        stream: [replace(event, number=event.version) for event in anew if event.stream_id == stream]
+        stream: [event._replace(number=event.version) for event in anew if event.stream_id == stream]
         for stream in STREAMS
     }
     heads = {"$all": len(anew)} | {stream: len(found) for stream, found in streams.items()}
@@ -93,12 +93,12 @@ def a_swapped_pair_of_appends(good: History) -> History:
 
 def a_skipped_gap(good: History) -> History:
     """A position that nobody has."""
-    later = [replace(event, number=event.number + 1, position=event.position + 1) for event in good.everything[8:]]
+    later = [event._replace(number=event.number + 1, position=event.position + 1) for event in good.everything[8:]]
     return replace(good, everything=[*good.everything[:8], *later], tenures=None)
 
 
 def a_hole_in_a_stream(good: History) -> History:
-    later = [replace(event, number=event.number + 1) for event in good.streams["pears"][4:]]
+    later = [event._replace(number=event.number + 1) for event in good.streams["pears"][4:]]
     return replace(good, streams={**good.streams, "pears": [*good.streams["pears"][:4], *later]})
 
 
@@ -108,12 +108,12 @@ def a_head_that_lags(good: History) -> History:
 
 def a_refused_append_that_was_done(good: History) -> History:
     refused = good.attempts[-1]
-    (ghost,) = [replace(good.everything[0], event_id=event_id) for event_id in refused.event_ids]
+    (ghost,) = [good.everything[0]._replace(event_id=event_id) for event_id in refused.event_ids]
     return rewritten(good, [*good.everything, ghost])
 
 
 def an_event_that_nobody_sent(good: History) -> History:
-    return rewritten(good, [*good.everything, replace(good.everything[0], event_id=uuid4())])
+    return rewritten(good, [*good.everything, good.everything[0]._replace(event_id=uuid4())])
 
 
 def an_append_at_another_version_than_expected(good: History) -> History:
@@ -122,7 +122,7 @@ def an_append_at_another_version_than_expected(good: History) -> History:
 
 def time_that_runs_backwards(good: History) -> History:
     first, *others = good.everything
-    return replace(good, everything=[replace(first, created_at=first.created_at.replace(year=3000)), *others])
+    return replace(good, everything=[first._replace(created_at=first.created_at.replace(year=3000)), *others])
 
 
 def owners(good: History, *tenures: Tenure) -> History:

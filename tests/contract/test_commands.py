@@ -81,6 +81,33 @@ async def test_a_product_may_be_blocked_again(store: EventStore) -> None:
     assert await blocked(store) == [BLOCKED_FROM_THE_START]
 
 
+async def test_what_is_done_once_is_done_with_its_answer_or_not_at_all(store: EventStore) -> None:
+    once = Answer(uuid4(), "block plums", b"{}")
+    assert await store.block_product(PLUMS, once=once)
+    assert (await store.recall(once.command_id, uuid4())).answer == once
+    await store.unblock_product(PLUMS)
+    assert not await store.block_product(PLUMS, once=once)
+    assert PLUMS not in await blocked(store)
+
+    other = Answer(once.command_id, "unblock what is blocked from the start", b"{}")
+    assert not await store.unblock_product(BLOCKED_FROM_THE_START, once=other)
+    assert BLOCKED_FROM_THE_START in await blocked(store)
+    assert (await store.recall(once.command_id, uuid4())).answer == once
+    assert await store.unblock_product(BLOCKED_FROM_THE_START, once=Answer(uuid4(), "unblock", b"{}"))
+
+
+async def test_of_those_that_come_at_once_under_one_command_one_is_done(store: EventStore) -> None:
+    command = uuid4()
+    products = [uuid4() for _ in range(16)]
+    done = await asyncio.gather(
+        *(store.block_product(product, once=Answer(command, str(product), b"{}")) for product in products)
+    )
+    kept = (await store.recall(command, uuid4())).answer
+    assert kept
+    assert [str(product) for product, news in zip(products, done, strict=True) if news] == [kept.fingerprint]
+    assert await blocked(store, products) == [UUID(kept.fingerprint)]
+
+
 async def test_blocked_products_are_listed_by_id(store: EventStore) -> None:
     for product in (PLUMS, FIGS):
         await store.block_product(product)

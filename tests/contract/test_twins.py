@@ -179,7 +179,9 @@ def timeless(said: Any) -> object:
     match said:
         case list():
             return [timeless(each) for each in said]
-        case RecordedEvent() | Appended():
+        case RecordedEvent():
+            return said._replace(created_at=SOMETIME)
+        case Appended():
             return replace(said, created_at=SOMETIME)
         case StreamInfo():
             return replace(

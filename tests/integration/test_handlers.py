@@ -2,6 +2,8 @@
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -142,6 +144,20 @@ async def test_an_event_that_comes_too_early_is_looked_at_again_and_its_stream_w
     async with handling(store, handler(taster)):
         await eventually(lambda: nothing_parked(store, "taster"))
     assert taster.done == [3, 1, 2]
+
+
+async def test_an_event_is_left_alone_until_it_is_ripe(store: PostgresStore) -> None:
+    ages: list[float] = []
+
+    def note(events: Sequence[RecordedEvent]) -> None:
+        ages.extend((datetime.now(UTC) - event.created_at).total_seconds() for event in events)
+
+    async with handling(store, replace(handler(note), ripe_after=0.5)):
+        for _ in range(2):
+            await happen(store, APPLES, "Picked")
+            await handled_up_to_now(store, "taster")
+    assert len(ages) == 2
+    assert min(ages) >= 0.5
 
 
 async def test_the_pauses_between_two_looks_grow_up_to_a_bound(store: PostgresStore) -> None:
@@ -298,11 +314,11 @@ async def test_handlers_tell_how_far_they_are_who_owns_them_and_what_they_have_p
         (owned,) = await handlers_status(store.pool)
         assert (owned.name, owned.position, owned.lag, owned.lag_seconds) == ("shipment", 2, 0, 0)
         assert "PostgreSQL process" in (owned.owner or "")
-        assert owned.parked == {"failed": 1}
+        assert (owned.state, owned.parked) == ("running", 1)
     await happen(store, PEARS, "Picked", "Eaten")
 
     async def behind() -> bool:
         (status,) = await handlers_status(store.pool)
-        return status.owner is None and status.lag == 2 and status.lag_seconds > 0
+        return status.state == "waiting" and status.lag == 2 and status.lag_seconds > 0
 
     await eventually(behind)

@@ -58,6 +58,11 @@ ACTS: dict[str, tuple[Act, set[str]]] = {
     "keep an answer": (lambda store: store.remember(Answer(uuid4(), "fingerprint", b"{}")), WRITERS),
     "block a product": (lambda store: store.block_product(UUID(PEARS)), WRITERS),
     "unblock a product": (lambda store: store.unblock_product(UUID(PEARS)), WRITERS),
+    "keep an order's products": (
+        lambda store: store.keep_products(APPLES, [UUID(PEARS)], seen=0, version=2),
+        WRITERS,
+    ),
+    "read an order's products": (lambda store: store.kept_products(APPLES), READERS),
     "subscribe": (lambda store: run_through(store, "counter", 2), PROJECTORS),
     "close a stream": (lambda store: store.delete_stream(PEARS), WRITERS),
     "remove a stream for good": (lambda store: store.delete_stream(PEARS, hard=True), OWNERS),

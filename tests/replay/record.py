@@ -153,6 +153,18 @@ async def store_away(orders: Orders, order_id: UUID) -> None:
     await orders.ship(order_id)
 
 
+async def unattended(orders: Orders, order_id: UUID) -> None:
+    """Tried again after it was given up, and another command behind it."""
+    orders.start = lambda order_id: OrderStart(order_id=order_id, step_seconds=0.5)
+    await orders.create(order_id)
+    with unreachable(_store(orders)) as failed:
+        adding = asyncio.create_task(orders.add(order_id, unattended=True))
+        await eventually(lambda: failed.count("load") > 12, within=30, what="a second round")
+    await adding
+    await orders.complete(order_id)
+    await orders.ship(order_id)
+
+
 async def shipment_delayed(orders: Orders, order_id: UUID) -> None:
     orders.start = lambda order_id: OrderStart(order_id=order_id, step_seconds=0.5)
     shipment = str(shipment_id(order_id))
@@ -186,6 +198,7 @@ SCENARIOS: dict[str, Scenario] = {
         order_moved_on,
         completed_by_another_program,
         store_away,
+        unattended,
         shipment_delayed,
     )
 }

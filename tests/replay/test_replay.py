@@ -76,6 +76,7 @@ def test_no_recorded_history_is_missing():
         "order_moved_on",
         "store_away",
         "shipment_delayed",
+        "unattended",
         POISONED,
     }
 

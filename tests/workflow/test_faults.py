@@ -178,6 +178,31 @@ async def test_a_command_that_the_store_was_away_for_can_be_sent_again_to_the_sa
     assert await orders.client.get_workflow_handle(workflow_id(order_id)).result() == "shipped"
 
 
+async def test_a_command_that_nobody_waits_for_is_done_however_long_the_store_stays_away(orders, store):
+    order_id = uuid4()
+    gateway = Commands(orders.client, store, Settings(task_queue=orders.task_queue, command_timeout=0.5))
+    orders.start = impatient
+    await orders.create(order_id)
+    data = {"id": str(order_id), "product_id": PRODUCT, "quantity": 1, "uom": "KG"}
+    with unreachable(store) as failed:
+        await gateway.submit(command("AddOrderItem", order_id, data, unattended=True), order_id)
+        # Longer than a step is tried for: it was given up once, and begun anew.
+        await eventually(lambda: failed.count("load") > 12, within=30)
+        behind = asyncio.create_task(orders.add(order_id))
+    assert (await behind).version == 3
+    assert await orders.types(order_id) == ["OrderCreated", "OrderItemAdded", "OrderItemAdded"]
+    assert (await orders.complete(order_id)).version == 4
+
+
+async def test_a_command_that_nobody_waits_for_is_refused_like_any_other(orders, store):
+    order_id = uuid4()
+    gateway = Commands(orders.client, store, Settings(task_queue=orders.task_queue))
+    await orders.create(order_id)
+    await orders.complete(order_id)
+    with pytest.raises(Refusal, match="Order already completed"):
+        await gateway.submit(command("DeleteOrder", order_id, {"id": str(order_id)}, unattended=True), order_id)
+
+
 async def test_a_caller_of_the_gateway_who_was_put_off_gets_the_answer_by_asking_again(orders, store):
     order_id = uuid4()
     gateway = Commands(orders.client, store, Settings(task_queue=orders.task_queue, command_timeout=0.5))

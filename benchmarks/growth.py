@@ -1,0 +1,123 @@
+"""What becomes of appends and reads when the store grows: 10 thousand events beside millions, in one run.
+
+The large store is filled by SQL, in the form that appends would have given it. Then both are measured in turns, so
+that whatever else the machine does falls on both.
+"""
+
+import os
+import statistics
+import time
+from functools import partial
+from uuid import uuid4
+
+import asyncpg
+
+from benchmarks.appends import SECONDS, event
+from benchmarks.measure import Figures, figures_of, measure, report
+from benchmarks.server import databases
+from eventstore.codec import decode
+from eventstore.postgres import PostgresStore
+from eventstore.store import Append, in_batches
+
+SMALL = 10_000
+LARGE = int(os.environ.get("WAYBILL_BENCH_EVENTS", "5_000_000"))
+READ = min(LARGE, 300_000)
+CLIENTS = 32
+TURNS = 3
+_PER_STREAM, _AT_ONCE = 5, 250_000
+
+# Orders of five events each: $1 the first new stream's number, $2 how many streams.
+_FILL = """
+with stream as (
+  insert into public.streams (stream_id, stream_uuid, stream_version)
+  select n, gen_random_uuid(), {per_stream} from generate_series($1::bigint, $1::bigint + $2::bigint - 1) as n
+  returning stream_id, stream_uuid
+), event as materialized (
+  select gen_random_uuid() as event_id, stream_id, stream_uuid, version,
+    (stream_id - 1) * {per_stream} + version as position
+  from stream cross join generate_series(1, {per_stream}) as version
+), stored as (
+  insert into public.events (event_id, event_type, causation_id, correlation_id, data, metadata)
+  select event_id, 'Order.OrderItemAdded', gen_random_uuid(), stream_uuid::uuid,
+    convert_to(format(
+      '{{"id":"%s","product_id":"0b1e7e52-5a0f-4b6e-9c57-2d2b0c7a7f11","quantity":1.5,"uom":"KG"}}', stream_uuid
+    ), 'UTF8'),
+    convert_to(format('{{"command_id":"%s","command":"AddOrderItem"}}', event_id), 'UTF8')
+  from event
+  order by position
+)
+insert into public.stream_events (event_id, stream_id, stream_version, original_stream_id, original_stream_version)
+select event_id, place.stream_id, place.version, event.stream_id, event.version
+from event
+cross join lateral (values (event.stream_id, event.version), (0, event.position)) as place (stream_id, version)
+order by position
+"""
+
+
+async def run() -> None:
+    """Measure, print, write results/growth.json."""
+    figures: list[Figures] = []
+    sizes = {"small": SMALL, "large": LARGE}
+    async with databases(*sizes) as server:
+        for name, size in sizes.items():
+            await _fill(server.admin_url(name), size)
+        rates: dict[str, list[float]] = {name: [] for name in sizes}
+        for _ in range(TURNS):
+            for name, size in sizes.items():
+                async with PostgresStore.open(server.url(name)) as store:
+                    variant = f"append to {size:,} events"
+                    figures.append(await measure(variant, CLIENTS, partial(_append, store), seconds=SECONDS))
+                    rates[name].append(figures[-1].per_second)
+        async with PostgresStore.open(server.url("large"), 1) as store:
+            figures += [await _read(store), await _read(store, decoding=True)]
+    read, decoded = (each.per_second for each in figures[-2:])
+    growth = statistics.median(rates["large"]) / statistics.median(rates["small"])
+    report(
+        "growth",
+        "events",
+        figures,
+        [
+            (f"appending at {LARGE:,} events, of the rate at {SMALL:,}", growth, "0.9"),
+            ("reading $all, of 100,000 events a second", read / 100_000, "1"),
+            ("of that rate, with every event parsed too", decoded / read, "no target"),
+        ],
+    )
+
+
+async def _append(store: PostgresStore) -> None:
+    await store.append(Append(str(uuid4()), "no_stream", [event()]))
+
+
+async def _read(store: PostgresStore, *, decoding: bool = False) -> Figures:
+    """The whole sequence from its beginning, page by page, as records or parsed as well."""
+    latencies: list[float] = []
+    seen = 0
+    before = start = time.perf_counter()
+    async for page in in_batches(store.read_all, size=2000):
+        if decoding:
+            for recorded in page:
+                decode(recorded)
+        seen += len(page)
+        latencies.append((time.perf_counter() - before) * 1000)
+        before = time.perf_counter()
+        if seen >= READ:
+            break
+    took = time.perf_counter() - start
+    pages = figures_of(f"read $all{' and parse' if decoding else ''}, pages of 2,000", 1, latencies, took)
+    return Figures(pages.variant, 1, seen, seen / took, pages.median, pages.p99)
+
+
+async def _fill(url: str, size: int) -> None:
+    connection = await asyncpg.connect(url, command_timeout=3600)
+    try:
+        # Foreign keys hold by the way it is made, and nobody listens: the triggers needn't see to either.
+        await connection.execute("set session_replication_role = replica; set work_mem = '256MB'")
+        statement = _FILL.format(per_stream=_PER_STREAM)
+        for first in range(1, size // _PER_STREAM + 1, _AT_ONCE // _PER_STREAM):
+            await connection.execute(statement, first, min(_AT_ONCE // _PER_STREAM, size // _PER_STREAM - first + 1))
+        await connection.execute("update public.streams set stream_version = $1 where stream_id = 0", size)
+        await connection.execute("select setval('public.streams_stream_id_seq', (select max(stream_id) from streams))")
+        await connection.execute("vacuum analyze")
+        await connection.execute("checkpoint")
+    finally:
+        await connection.close()
