@@ -1,9 +1,38 @@
 """What operators ask."""
 
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from uuid import uuid4
+
+import asyncpg
 import pytest
 from structlog.testing import capture_logs
 
 from api import problems
+from eventstore.store import Append, NewEvent
+from settings import Settings
+from support import eventually
+
+
+@pytest.fixture
+async def lonely_rows(lonely_settings: Settings) -> AsyncGenerator[Callable[[str], Awaitable[object]]]:
+    """Changes the tables of the gateway that no worker works for, until the end of the test."""
+    connection = await asyncpg.connect(lonely_settings.read_store_url)
+    undo: list[str] = []
+
+    async def change(statement: str) -> None:
+        undo.append(_UNDO[statement.split()[1]])
+        await connection.execute(statement)
+
+    yield change
+    for statement in undo:
+        await connection.execute(statement)
+    await connection.close()
+
+
+_UNDO = {
+    "waybill.projections": "update waybill.projections set stage = 'live', version = 1 where projection = 'orders'",
+    "table": "alter table orders rename column state to status",
+}
 
 
 async def test_a_gateway_that_runs_is_alive(lonely):
@@ -30,11 +59,60 @@ async def test_a_gateway_says_what_it_lacks_and_not_where_it_was_looked_for(lone
 
 async def test_projections_are_shown_with_their_lag(story):
     position = (await story.waybill.post("/orders", json=story.body)).json()["position"]
-    projections = {each["name"]: each for each in (await story.waybill.get("/projections")).json()["items"]}
-    assert projections.keys() == {"orders", "shipments"}
-    for each in projections.values():
+    told = (await story.waybill.get("/projections")).json()
+    assert [each["name"] for each in told["items"]] == ["orders", "shipments"]
+    for each in told["items"]:
+        assert (each["version"], each["stage"], each["state"], each["parked"]) == (1, "live", "running", 0)
         assert each["position"] >= position
         assert each["lag"] >= 0
+        assert 0 < each["progress"] <= 1
+
+
+async def test_a_build_that_nobody_runs_yet_is_shown_as_waiting(lonely, lonely_rows):
+    await lonely_rows("update waybill.projections set stage = 'next' where projection = 'orders'")
+    (told,) = [each for each in (await lonely.get("/projections")).json()["items"] if each["name"] == "orders"]
+    assert (told["stage"], told["state"], told["owner"]) == ("next", "waiting", None)
+
+
+async def test_a_gateway_whose_version_has_no_rows_yet_is_not_ready_and_says_of_what(lonely, lonely_rows):
+    await lonely_rows("update waybill.projections set version = 2 where projection = 'orders'")
+    answer = await lonely.get("/readyz")
+    assert answer.status_code == 503
+    assert answer.json()["checks"] | {"temporal": None} == {
+        "event_store": "ok",
+        "read_store": "ok",
+        "temporal": None,
+        "orders": "building",
+    }
+
+
+async def test_rows_of_another_shape_are_no_fault_of_the_gateway(lonely, lonely_rows):
+    await lonely_rows("alter table orders rename column status to state")
+    answer = await lonely.get("/orders")
+    assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
+    assert answer.headers["retry-after"]
+
+
+async def test_parked_events_degrade_a_gateway_and_take_nothing_from_its_readiness(story):
+    broken = NewEvent(uuid4(), "Order.OrderItemAdded", b"broken")
+    appended = await story.store.append(Append(str(uuid4()), "any", [broken]))
+
+    async def is_degraded() -> bool:
+        answer = await story.waybill.get("/readyz")
+        assert answer.status_code == 200
+        return (answer.json()["status"], answer.json()["checks"].get("orders")) == ("degraded", "parked")
+
+    try:
+        await eventually(is_degraded)
+        (orders, _) = (await story.waybill.get("/projections")).json()["items"]
+        assert orders["parked"] >= 1
+        # All the others live on.
+        assert (await story.waybill.post("/orders", json=story.body)).status_code == 201
+        assert (await story.waybill.post(f"{story.path}/complete")).status_code == 200
+        assert (await story.waybill.get(story.path)).json()["status"] == "COMPLETED"
+    finally:
+        (event,) = await story.store.read_all(after=appended.first_position - 1, limit=1)
+        await story.waybill.post(f"/parked/orders/{event.stream_id}/discard")
 
 
 async def test_requests_are_counted_by_route(waybill):

@@ -107,8 +107,8 @@ async def read_side(event_store_url: str, read_store_url: str) -> AsyncGenerator
 
 @pytest.fixture
 async def projected(read_side: ReadSide) -> ReadSide:
-    """With a thousand events."""
-    await append_all(read_side.store, random_lives(Random(4), 250))
+    """With several hundred events."""
+    await append_all(read_side.store, random_lives(Random(4), 150))
     async with projecting(read_side.store, *read_side.urls):
         await caught_up(read_side.store, read_side.read_store_url)
     return read_side
@@ -223,7 +223,7 @@ async def load(read_side: ReadSide) -> AsyncGenerator[list[int]]:
 
 async def test_no_read_fails_or_goes_back_while_a_read_model_is_rebuilt_again_and_again(projected: ReadSide):
     async with projecting(projected.store, *projected.urls), load(projected) as seen:
-        for _ in range(3):
+        for _ in range(2):
             before = len(seen)
             told = await projected.waybill("projection", "rebuild", "orders", "--json")
             assert told.code == 0, told.err
@@ -374,7 +374,7 @@ async def test_workers_that_are_killed_again_and_again_while_they_write_and_rebu
     writing = asyncio.create_task(live())
     kills = 0
     try:
-        while kills < 6:
+        while kills < 4:
             with worker_process(*projected.urls, f"worker-{kills}", lease=0.6) as process:
                 before = await projected.position("orders"), await projected.position("orders_next")
 
