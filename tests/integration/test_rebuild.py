@@ -202,7 +202,7 @@ async def load(read_side: ReadSide) -> AsyncGenerator[list[int]]:
         while not over.is_set():
             position = (await reader.positions())["orders"]
             visible = [order_id for order_id, at in read_side.born if at <= position]
-            shown = await reader.orders(limit=30)
+            shown = (await reader.orders(limit=30)).rows
             assert {order.id for order in shown} >= set(visible[-10:])
             if visible:
                 found = await reader.order(visible[-1])
