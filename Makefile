@@ -59,4 +59,4 @@ lock: install ## pin the newest allowed versions, with hashes
 		-c requirements.lock --extra dev pyproject.toml -o requirements-dev.lock
 
 clean: ## remove .venv, caches and the development data
-	rm -rf $(VENV) .waybill .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .waybill .pytest_cache .ruff_cache .hypothesis .schemathesis .import_linter_cache

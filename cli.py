@@ -133,7 +133,14 @@ def dev(
     asyncio.run(run(options, settings))
 
 
-@main.command(epilog=_reads("WAYBILL_API_HOST, WAYBILL_API_PORT                where to listen", _DATABASES, _TEMPORAL))
+@main.command(
+    epilog=_reads(
+        "WAYBILL_API_HOST, WAYBILL_API_PORT                where to listen",
+        "WAYBILL_API_KEYS                                  whose requests to take; needed elsewhere than on loopback",
+        _DATABASES,
+        _TEMPORAL,
+    )
+)
 def api() -> None:
     """Serve the HTTP gateway."""
     from settings import load
@@ -142,6 +149,31 @@ def api() -> None:
     from api.app import serve
 
     serve(settings)
+
+
+@main.group("api-key")
+def api_key() -> None:
+    """Make keys for the gateway."""
+
+
+@api_key.command("new")
+@click.argument("key_id", metavar="ID")
+@click.option(
+    "--scope", type=click.Choice(["read", "write", "admin"]), required=True, help="Each includes those before it."
+)
+def new_api_key(key_id: str, scope: Any) -> None:
+    """Make a key. ID is whose it is: the actor in the events that come of its requests.
+
+    The key is printed this once and kept nowhere; what WAYBILL_API_KEYS gets is its hash. To replace a key, make
+    another with the same ID, list both, and drop the old one when nobody sends it any more.
+    """
+    from api.keys import generate
+
+    try:
+        key, kept = generate(key_id, scope)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="ID") from None
+    click.echo(f"Authorization: Bearer {key}\nWAYBILL_API_KEYS={kept}")
 
 
 @main.command(

@@ -28,6 +28,7 @@ _PATIENCE_SECONDS = 60.0
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 # Longer than a gateway holds a request, so that it is the gateway that says what became of it.
 _TIMEOUT = httpx2.Timeout(45, connect=5, pool=None)
+_NOT_LET_IN = frozenset({401, 403})
 _LATER = frozenset({429, 502, 503, 504})
 
 
@@ -141,6 +142,8 @@ class Client:
         code, detail = str(document.get("code", "")), str(document.get("detail", ""))
         said = f"{answer.status_code} {code}: {detail}" if code else f"{answer.status_code} without a reason"
         what_happened = f"{request.method} {request.url.path} was answered {said}"
+        if answer.status_code in _NOT_LET_IN:
+            raise GatewayAway(f"{what_happened}: is WAYBILL_API_KEY right?")
         if answer.status_code in _LATER:
             raise _Later(what_happened, _retry_after(answer))
         self._last_answer = time.monotonic()
@@ -159,12 +162,13 @@ class Client:
 
 
 @asynccontextmanager
-async def connected(url: str, connections: int) -> AsyncGenerator[httpx2.AsyncClient]:
+async def connected(url: str, connections: int, key: str | None = None) -> AsyncGenerator[httpx2.AsyncClient]:
     """HTTP to the gateway at `url`, once it is known that there is one: a wrong address should show at once."""
+    headers = {"Authorization": f"Bearer {key}"} if key else None
     limits = httpx2.Limits(max_connections=connections, max_keepalive_connections=connections)
     async with AsyncExitStack() as stack:
         try:
-            client = httpx2.AsyncClient(base_url=url, limits=limits, timeout=_TIMEOUT)
+            client = httpx2.AsyncClient(base_url=url, limits=limits, timeout=_TIMEOUT, headers=headers)
             http = await stack.enter_async_context(client)
             await http.get("/livez")
         except (httpx2.TransportError, httpx2.InvalidURL) as error:

@@ -264,13 +264,15 @@ def command(
     What the domain refuses is counted by reason and is no failure. The exit code is 1 if a line could not be read or
     not be sent, 130 after Ctrl-C.
     """
-    url = api_url or settings.load().api_url
-    sys.exit(asyncio.run(_main(file, url, Plan(complete, ship, concurrency), as_json=as_json)))
+    configured = settings.load()
+    url = api_url or configured.api_url
+    key = configured.api_key.get_secret_value() if configured.api_key else None
+    sys.exit(asyncio.run(_main(file, url, key, Plan(complete, ship, concurrency), as_json=as_json)))
 
 
-async def _main(source: BinaryIO, url: str, plan: Plan, *, as_json: bool) -> int:
+async def _main(source: BinaryIO, url: str, key: str | None, plan: Plan, *, as_json: bool) -> int:
     began, stopped = time.monotonic(), ""
-    async with connected(url, plan.concurrency) as http:
+    async with connected(url, plan.concurrency, key) as http:
         with _Display(source) as display:
             load = Load(Client(http), plan, display.tell, display.done)
             with _ending_on_signals(load, display.tell):

@@ -12,8 +12,11 @@ from difflib import get_close_matches
 from functools import cache
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, field_validator
+from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from api.keys import ApiKey
+from api.keys import parse as parse_keys
 
 PREFIX = "WAYBILL_"
 # Read by the tests, by the dev stack or by make, not by the processes.
@@ -72,6 +75,12 @@ class Settings(BaseSettings):
     api_port: int = Field(default=8000, ge=0, le=65535)
     api_url: str = "http://127.0.0.1:8000"
     """Where the command line sends its own requests."""
+    api_key: SecretStr | None = None
+    """The key that the command line sends with them."""
+    api_keys: Annotated[tuple[ApiKey, ...], NoDecode] = ()
+    """Whose requests the gateway takes: ID:SCOPE:HASH, separated by commas. None: everybody's, on loopback only."""
+    rate_limit: str | None = Field(default=None, pattern=r"^[1-9]\d{0,8}/(second|minute|hour)$")
+    """Requests that one caller may send to one gateway process, for instance 200/second; not set = any number."""
     temporal_ui_url: str = "http://127.0.0.1:8233"
     """Base of the links to runs in answers."""
     consistency_timeout: float = Field(default=2.0, ge=0)
@@ -102,13 +111,19 @@ class Settings(BaseSettings):
             raise ValueError("must begin with postgresql://")
         return url
 
+    @field_validator("api_keys", mode="before")
+    @classmethod
+    def _are_keys(cls, entries: object) -> object:
+        return parse_keys(entries) if isinstance(entries, str) else entries
+
     @field_validator("cors_origins", mode="before")
     @classmethod
     def _are_origins(cls, origins: str | tuple[str, ...]) -> tuple[str, ...]:
-        listed = tuple(filter(None, origins.replace(" ", "").split(","))) if isinstance(origins, str) else origins
-        if not all(_ORIGIN.fullmatch(origin) for origin in listed):
+        if isinstance(origins, str):
+            origins = tuple(part.strip() for part in origins.split(",") if part.strip())
+        if not all(_ORIGIN.fullmatch(origin) for origin in origins):
             raise ValueError("must be origins such as https://desk.example.com, separated by commas")
-        return listed
+        return origins
 
     def snapshot_interval(self, aggregate: str) -> int:
         """Events between snapshots of this aggregate's streams; 0 = none."""

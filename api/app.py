@@ -1,11 +1,13 @@
 """The gateway's composition root: here its resources are opened and closed, and its routes put together."""
 
 import asyncio
+import socket
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from importlib.metadata import version
 from typing import Any
 
+import limits
 import uvicorn
 from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
@@ -16,20 +18,24 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.envconfig import ClientConfig
 
 from api import blocked_products, events, handlers, health, openapi, orders, parked, problem_pages, problems, shipments
+from api.auth import Authentication, is_loopback
 from api.commands import Commands
 from api.consistency import Consistency
 from api.docs import serve_docs
 from api.edge import Edge
 from api.gateway import Gateway
+from api.live import Live
 from api.parameters import CONSISTENCY
+from api.rates import Rates
 from api.server import strict_protocol
 from api.telemetry import REQUEST_ID, Telemetry
 from eventstore.adopted import AdoptedStore
 from eventstore.listener import listening
+from eventstore.subscriptions import EVENTS_CHANNEL
 from observability import configure_logging
 from projections.queries import ReadStore
 from projections.runner import PROJECTIONS_CHANNEL
-from settings import Settings
+from settings import Settings, SettingsError
 
 DESCRIPTION = """\
 Waybill takes orders to shipments: durable commands on Temporal, events in PostgreSQL, read models that can be rebuilt.
@@ -69,8 +75,12 @@ def create_app(settings: Settings) -> FastAPI:
     for module in (orders, shipments, blocked_products, events, parked, handlers, health, problem_pages):
         _add(app, module.router)
     problems.install(app)
-    openapi.describe(app)
+    openapi.describe(app, secured=bool(settings.api_keys))
     serve_docs(app)
+    # The last one is the outermost.
+    if settings.rate_limit:
+        app.add_middleware(Rates, limit=limits.parse(settings.rate_limit))
+    app.add_middleware(Authentication, keys=settings.api_keys)
     app.add_middleware(Edge, max_body=settings.max_body, origins=settings.cors_origins)
     if settings.cors_origins:
         app.add_middleware(CORSMiddleware, allow_origins=settings.cors_origins, **_ACROSS_ORIGINS)
@@ -81,12 +91,17 @@ def create_app(settings: Settings) -> FastAPI:
 def serve(settings: Settings) -> None:
     """Serve until SIGINT or SIGTERM, then finish what has begun, within a bound.
 
-    Raises ConnectionError if one of the databases isn't there to begin with.
+    Raises ConnectionError if one of the databases isn't there to begin with, SettingsError if everybody could use it.
     """
+    if not settings.api_keys and not is_loopback(settings.api_host):
+        raise SettingsError(
+            f"WAYBILL_API_KEYS has to be set, because WAYBILL_API_HOST is {settings.api_host!r} and not loopback: "
+            "`waybill api-key new ID --scope write` makes a key"
+        )
     configure_logging(settings.log_level, settings.log_format)
     # Within uvicorn it would be a stack trace.
     asyncio.run(_reach_databases(settings))
-    uvicorn.run(
+    config = uvicorn.Config(
         create_app(settings),
         host=settings.api_host,
         port=settings.api_port,
@@ -100,6 +115,17 @@ def serve(settings: Settings) -> None:
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
     )
+    with suppress(KeyboardInterrupt):
+        Server(config).run()
+
+
+class Server(uvicorn.Server):
+    """Ends the live streams before it waits for what is under way: they would never end by themselves."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        app: Any = self.config.app
+        app.state.gateway.live.close()
+        await super().shutdown(sockets)
 
 
 async def _reach_databases(settings: Settings) -> None:
@@ -115,6 +141,7 @@ async def _open(settings: Settings) -> AsyncGenerator[Gateway]:
         consistency = Consistency(read_store.positions)
         stack.push_async_callback(consistency.close)
         await stack.enter_async_context(listening(settings.read_store_url, PROJECTIONS_CHANNEL, consistency.heard))
+        live = await stack.enter_async_context(_live(settings, store))
         temporal = await _connect()
         yield Gateway(
             settings=settings,
@@ -123,8 +150,22 @@ async def _open(settings: Settings) -> AsyncGenerator[Gateway]:
             temporal=temporal,
             commands=Commands(temporal, store, settings),
             consistency=consistency,
+            live=live,
             parking=(store.pool, read_store.pool),
         )
+
+
+@asynccontextmanager
+async def _live(settings: Settings, store: AdoptedStore) -> AsyncGenerator[Live]:
+    live = Live(store, events.as_json)
+    async with listening(settings.event_store_url, EVENTS_CHANNEL, live.heard):
+        reader = asyncio.create_task(live.run(), name="live events")
+        try:
+            yield live
+        finally:
+            live.close()
+            reader.cancel()
+            await asyncio.wait([reader])
 
 
 async def _connect() -> Client:

@@ -20,6 +20,9 @@ SAFE: Mapping[str, str] = {
 }
 """Headers of every answer that has none of its own: it is data, and nobody's business but the caller's."""
 
+HEAD_ONLY = "waybill.head_only"
+"""In the scope of a request whose answer's body nobody will see: one without end must not be begun."""
+
 # Lists by their nature: several lines mean the same as one (RFC 9110, section 5.3).
 _LISTS = frozenset({b"accept", b"if-match", b"if-none-match", b"prefer"})
 # What decides about the request: if there are two of it, whoever else reads them may take the other one.
@@ -68,7 +71,7 @@ class Edge:
             await problems.answer(refused.code, str(refused.detail))(scope, receive, guarded)
             return
         # Every GET is a HEAD without the body. The server has to go on knowing that it was one.
-        inner = {**scope, "method": "GET"} if head else scope
+        inner = {**scope, "method": "GET", HEAD_ONLY: True} if head else scope
         try:
             await self._app(inner, self._bounded(receive), guarded)
         finally:

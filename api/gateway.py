@@ -10,6 +10,7 @@ from temporalio.client import Client
 
 from api.commands import Commands
 from api.consistency import NAMES, Consistency
+from api.live import Live
 from api.parameters import CONSISTENCY, EVENTUAL
 from api.preconditions import expected_versions
 from api.schemas import Accepted
@@ -32,6 +33,7 @@ class Gateway:
     temporal: Client
     commands: Commands
     consistency: Consistency
+    live: Live
     parking: Sequence[Place]
     """Where there are parked events."""
 

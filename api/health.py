@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import TypeVar
 
 import structlog
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from api.consistency import NAMES
@@ -37,9 +37,10 @@ async def livez() -> Alive:
     "/readyz",
     responses={503: {"model": Readiness, "description": "Something that it needs is not there; `checks` says what."}},
 )
-async def readyz(gateway: Resources, response: Response) -> Readiness:
+async def readyz(request: Request, gateway: Resources, response: Response) -> Readiness:
     """Whether the event store, the read store and Temporal can be reached, within a bounded time, and whether the read
     models have rows of this version. What is parked degrades it, but doesn't make it less ready.
+    Who has none of the keys that there are isn't told what it is.
     """
     event_store, positions, temporal, failed = await asyncio.gather(
         _answer("event_store", gateway.store.stream_version(ALL_STREAM)),
@@ -55,6 +56,8 @@ async def readyz(gateway: Resources, response: Response) -> Readiness:
     checks: dict[str, Check] = dict.fromkeys(reached, "ok")
     checks.update(dict.fromkeys(failed or (), "parked"))
     checks.update(wrong)
+    if request.state.stranger:
+        checks = {}
     return Readiness(status="unavailable" if wrong else "degraded" if failed else "ok", checks=checks)
 
 

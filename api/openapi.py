@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import FastAPI
 from pydantic import JsonValue
 
+from api.auth import needed
 from api.parameters import CONSISTENCY, EVENTUAL
 from api.problems import MEDIA_TYPE, PROBLEMS, RETRIABLE, problem
 from api.schemas import Accepted, Problem
@@ -29,6 +30,7 @@ _HEADERS: dict[str, dict[str, Any]] = {
     "ETag": {"description": "Its version, for `If-Match` and `If-None-Match`.", "schema": {"type": "string"}},
     "Location": {"description": "Where it is.", "schema": {"type": "string"}},
     "Link": {"description": "The next page, if there is one.", "schema": {"type": "string"}},
+    "Vary": {"schema": {"type": "string", "enum": ["Accept"]}},
     "Preference-Applied": {"schema": {"type": "string", "enum": ["respond-async"]}},
     REQUEST_ID: {
         "description": "What the log has it under: the caller's own, or a new one.",
@@ -36,20 +38,35 @@ _HEADERS: dict[str, dict[str, Any]] = {
     },
     "Allow": {"description": "The methods that the path takes.", "schema": {"type": "string"}},
     "Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}},
+    "WWW-Authenticate": {"description": "`Bearer`.", "schema": {"type": "string"}},
     CONSISTENCY: {
         "description": f"`{EVENTUAL}`: the read models had not come to the position within the bound.",
         "schema": {"type": "string", "enum": [EVENTUAL]},
     },
 }
+_STREAM_EXAMPLE = """\
+retry: 1000
+id: 6
+
+id: 7
+event: Order.OrderCompleted
+data: {"event_id": "...", "type": "Order.OrderCompleted", "version": 2, "position": 7, "data": {...}, ...}
+
+:
+
+"""
 # What every route may answer with, before it has a say in it, or when something fails.
 _ANY_TIME = (
     "malformed-request",
+    "unauthorized",
+    "forbidden",
     "not-found",
     "method-not-allowed",
     "request-timeout",
     "uri-too-long",
     "validation-failed",
     "headers-too-large",
+    "too-many-requests",
     "internal-error",
     "unavailable",
 )
@@ -60,7 +77,6 @@ WRITES = (
     "content-too-large",
     "unsupported-media-type",
     "idempotency-key-reused",
-    "too-many-requests",
 )
 """The problems that every write may have."""
 
@@ -68,6 +84,17 @@ WRITES = (
 def answers(status: int, *headers: str) -> Responses:
     """An answer's headers."""
     return {status: {"headers": {name: _HEADERS[name] for name in headers}}}
+
+
+LIVE: Responses = {
+    200: {
+        "description": "A page; with `Accept: text/event-stream` server-sent events: `id` goes into `Last-Event-ID`, "
+        "`event` is the type, `data` the event as in a page, and a comment comes when nothing else does.",
+        "headers": {name: _HEADERS[name] for name in ("Link", "Vary")},
+        "content": {"text/event-stream": {"schema": {"type": "string"}, "example": _STREAM_EXAMPLE}},
+    }
+}
+"""The answer of routes that have events, in pages or live."""
 
 
 def accepted() -> Responses:
@@ -95,16 +122,22 @@ def problems(*codes: str) -> Responses:
             documented[status].update(answers(status, "Allow")[status])
         if code in RETRIABLE:
             documented[status].update(answers(status, "Retry-After")[status])
+        if code == "unauthorized":
+            documented[status].update(answers(status, "WWW-Authenticate")[status])
     return documented
 
 
-def describe(app: FastAPI) -> None:
-    """Complete the app's OpenAPI document: the problems that are everywhere, their schema, examples of all answers."""
+def describe(app: FastAPI, *, secured: bool) -> None:
+    """Complete the app's OpenAPI document: the problems that are everywhere, their schema, examples of all answers, and
+    what takes a key.
+    """
     generate = app.openapi
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             document = generate()
+            if secured:
+                _secure(document)
             schemas = document["components"]["schemas"]
             schema = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
             schemas |= {**schema.pop("$defs"), "Problem": schema}
@@ -118,6 +151,16 @@ def describe(app: FastAPI) -> None:
         return generate()
 
     app.openapi = openapi
+
+
+def _secure(document: dict[str, Any]) -> None:
+    document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            scope = needed(method.upper(), path)
+            operation["security"] = [{"key": []}] if scope else []
+            if scope:
+                operation["description"] = f"{operation.get('description', '')}\n\nA key's scope: `{scope}`.".strip()
 
 
 def _complete(responses: dict[str, Any], schemas: Mapping[str, Any]) -> None:

@@ -14,11 +14,11 @@ from pydantic import AwareDatetime, BaseModel
 
 from activities.validate_command import with_taken_number
 from api import pagination
+from api.events import AskedSince, event_page, live_events
 from api.events import Limit as EventLimit
-from api.events import event_page
 from api.gateway import Gateway, Resources
 from api.history import Then, order_as_of, order_at_version
-from api.openapi import WRITES, accepted, answers, problems
+from api.openapi import LIVE, WRITES, accepted, answers, problems
 from api.pagination import MAX_POSITION, After, Limit
 from api.parameters import CONSISTENCY, Headers, IfMatch, IfNoneMatch, MinPosition, OrderId
 from api.preconditions import entity_tag, is_current
@@ -243,18 +243,30 @@ async def read_order(
     return _order(gateway, row, items)
 
 
-@router.get("/{order_id}/events", responses=answers(200, "Link") | problems("order-not-found"))
+@router.get(
+    "/{order_id}/events",
+    response_model=EventPage,
+    responses=LIVE | problems("order-not-found"),
+)
 async def read_order_events(
     *,
     request: Request,
     order_id: OrderId,
     gateway: Resources,
     response: Response,
-    after: Annotated[int, Query(ge=0, le=MAX_POSITION, description="Events after this version.")] = 0,
+    since: AskedSince,
     limit: EventLimit = 1000,
-) -> EventPage:
-    """The order's timeline, also of a deleted one. Its shipment has a stream of its own."""
-    found = await gateway.store.read_stream(str(order_id), after=after, limit=limit + 1)
+) -> EventPage | Response:
+    """The order's timeline, also of a deleted one. Its shipment has a stream of its own.
+
+    With `Accept: text/event-stream` it goes on as it grows.
+    """
+    if since.live:
+        live = await live_events(gateway, order_id, since)
+        if live is None:
+            raise OrderNotFound
+        return live
+    found = await gateway.store.read_stream(str(order_id), after=since.after or 0, limit=limit + 1)
     if not found and not await gateway.store.stream_version(str(order_id)):
         raise OrderNotFound
     return event_page(request, response, found, limit)

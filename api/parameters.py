@@ -129,7 +129,7 @@ async def _asking(
 ) -> Asking:
     if idempotency_key is not None and not _KEY.fullmatch(idempotency_key):
         raise MalformedRequest("Idempotency-Key has to be 1 to 255 visible ASCII characters")
-    actor = CommandRequest.model_fields["actor"].default
+    actor: str = request.state.actor
     preferences = (preference.partition(";")[0].strip().lower() for preference in (prefer or "").split(","))
     return Asking(
         command_id=uuid4() if idempotency_key is None else keyed_command_id(actor, idempotency_key),

@@ -26,7 +26,13 @@ StreamId = Annotated[str, Path(description="The stream that is held up.", max_le
 async def list_parked(
     gateway: Resources,
     subscriber: Annotated[
-        str | None, Query(description="Only those of this projection or handler.", max_length=200)
+        str | None,
+        Query(
+            description="Only those of this projection or handler.",
+            min_length=1,
+            max_length=200,
+            json_schema_extra={"format": "printable"},
+        ),
     ] = None,
     limit: Annotated[int, Query(ge=1, le=1000, description="Events, at most.")] = 100,
 ) -> Listing[ParkedEvent]:

@@ -23,6 +23,7 @@ PROBLEMS: Mapping[str, tuple[int, str]] = {
     "malformed-request": (400, "Malformed request"),
     "origin-not-allowed": (403, "Origin not allowed"),
     "unauthorized": (401, "Unauthorized"),
+    "forbidden": (403, "Forbidden"),
     "not-found": (404, "Not found"),
     "order-not-found": (404, "Order not found"),
     "shipment-not-found": (404, "Shipment not found"),
@@ -100,7 +101,7 @@ def answer(
     """The problem as an answer."""
     headers = dict(headers or {})
     if code in RETRIABLE:
-        headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+        headers.setdefault("Retry-After", str(RETRY_AFTER_SECONDS))
     # ASCII with escapes: a lone surrogate in a field's name has no UTF-8.
     body = json.dumps(problem(code, detail, members))
     return Response(body, PROBLEMS[code][0], headers, MEDIA_TYPE)

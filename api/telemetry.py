@@ -20,7 +20,9 @@ _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-
 
 _LABELS = ("method", "route", "status")
 REQUESTS = Counter("waybill_http_requests", "Requests answered.", _LABELS)
-SECONDS = Histogram("waybill_http_request_seconds", "From the request's first line to the answer's end.", _LABELS[:2])
+SECONDS = Histogram(
+    "waybill_http_request_seconds", "From a request's first line to its answer's end, or a stream's begin.", _LABELS[:2]
+)
 
 
 class Telemetry:
@@ -37,12 +39,17 @@ class Telemetry:
         scope.setdefault("state", {}).update(request_id=request_id, traceparent=_traceparent(scope))
         status = 0
         started = time.perf_counter()
+        answered = None
 
         async def watched(message: Message) -> None:
-            nonlocal status
+            nonlocal status, answered
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)[REQUEST_ID] = request_id
+                headers = MutableHeaders(scope=message)
+                headers[REQUEST_ID] = request_id
+                # A live stream's end says nothing of how quick we are.
+                if headers.get("Content-Type", "").startswith("text/event-stream"):
+                    answered = time.perf_counter()
             await send(message)
 
         try:
@@ -55,7 +62,7 @@ class Telemetry:
             fault = problems.answer("internal-error", detail, {"request_id": request_id}, SAFE)
             await fault(scope, receive, watched)
         finally:
-            _count(scope, status, time.perf_counter() - started)
+            _count(scope, status, (answered or time.perf_counter()) - started)
 
 
 def _request_id(scope: Scope) -> str:

@@ -4,7 +4,7 @@ import sys
 
 import uvloop
 
-from benchmarks import appends, commands, growth, lag, lifecycles, pages, reads, rebuild
+from benchmarks import appends, commands, growth, lag, lifecycles, listeners, pages, reads, rebuild, slow
 from observability import configure_logging
 
 BENCHMARKS = {
@@ -16,6 +16,8 @@ BENCHMARKS = {
     "lag": lag.run,
     "rebuild": rebuild.run,
     "reads": reads.run,
+    "slow": slow.run,
+    "listeners": listeners.run,
 }
 
 

@@ -16,6 +16,7 @@ from uuid import UUID
 import asyncpg
 import structlog
 
+from eventstore.pool import Line
 from eventstore.store import (
     ALL_STREAM,
     Append,
@@ -84,7 +85,7 @@ class _Waiting:
 
 
 class Appender:
-    """The one way in which a process writes events. `pool` gives it one connection at a time."""
+    """The one way in which a process writes events, on a line of its own: reads that take long don't hold it up."""
 
     MAX_APPENDS = 512
     """Appends in a batch: more would make the first of them wait without sharing the commit any further."""
@@ -93,8 +94,8 @@ class Appender:
     MAX_WAITING = 10_000
     """Appends that may wait; whoever comes next waits before it queues (back-pressure)."""
 
-    def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]", statement: str) -> None:
-        self._pool = pool
+    def __init__(self, line: Line, statement: str) -> None:
+        self._line = line
         self._statement = statement
         self._queue: deque[_Waiting] = deque()
         self._room = asyncio.Semaphore(self.MAX_WAITING)
@@ -118,6 +119,7 @@ class Appender:
         """Wait until everything that was queued has its answer."""
         while self._task is not None:
             await asyncio.wait([self._task])
+        await self._line.close()
 
     async def _drain(self) -> None:
         try:
@@ -170,7 +172,7 @@ class Appender:
 
     async def _send(self, appends: Sequence[Append]) -> Sequence[Appended | Exception]:
         arguments = _arguments(appends)
-        rows = await again(lambda: self._pool.fetch(self._statement, *arguments), after=(*RACES, *UNAVAILABLE))
+        rows = await again(lambda: self._line.fetch(self._statement, *arguments), after=(*RACES, *UNAVAILABLE))
         return [
             _outcome(append, row["outcome"], row["first_version"], row["first_position"], row["created_at"])
             for append, row in zip(appends, rows, strict=True)

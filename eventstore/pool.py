@@ -1,5 +1,6 @@
 """Connections to PostgreSQL, opened in one way for both databases."""
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 # A server that answers nothing at all must not hold a caller for ever.
 _CONNECT_TIMEOUT = 5
 _STATEMENT_TIMEOUT = 30
+# What lies between may have forgotten a connection that said nothing for longer; it is also what pools allow.
+_LONGEST_IDLE = 300
 
 
 @asynccontextmanager
@@ -38,21 +41,64 @@ async def open_pool(url: str, size: int, **settings: str) -> AsyncGenerator["Poo
         yield pool
 
 
+class Line:
+    """One connection of somebody's own, opened when it is needed, and again after it was lost.
+
+    Without a pool's bookkeeping, which is half of what a short statement costs its client. One statement at a time.
+    """
+
+    def __init__(self, url: str, **settings: str) -> None:
+        self._url = url
+        self._settings = settings
+        self._connection: asyncpg.Connection[asyncpg.Record] | None = None
+        self._used = 0.0
+
+    async def fetch(self, statement: str, *arguments: object) -> list[asyncpg.Record]:
+        """The statement's rows. Raises what asyncpg does; the next call has a new connection then, if it needs one."""
+        now = asyncio.get_running_loop().time()
+        if self._connection and (self._connection.is_closed() or now - self._used > _LONGEST_IDLE):
+            await self.close()
+        if self._connection is None:
+            self._connection = await _connect(self._url, **self._settings)
+        self._used = now
+        try:
+            return await self._connection.fetch(statement, *arguments)
+        except asyncpg.PostgresError:
+            # The server's own word: it is there.
+            raise
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection:
+            await _close(connection)
+
+
 @asynccontextmanager
 async def open_connection(url: str, **settings: str) -> AsyncGenerator["asyncpg.Connection[asyncpg.Record]"]:
     """One connection, for who keeps it: a listener, a projection. `settings` are PostgreSQL's."""
-    connection: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(
+    connection = await _connect(url, **settings)
+    try:
+        yield connection
+    finally:
+        await _close(connection)
+
+
+async def _connect(url: str, **settings: str) -> "asyncpg.Connection[asyncpg.Record]":
+    return await asyncpg.connect(
         url,
         timeout=_CONNECT_TIMEOUT,
         command_timeout=_STATEMENT_TIMEOUT,
         server_settings={"application_name": "waybill", "jit": "off", **settings},
     )
-    try:
-        yield connection
-    finally:
-        # The block's own error counts, not that a connection which is gone can't say goodbye.
-        with suppress(Exception):
-            await connection.close(timeout=_CONNECT_TIMEOUT)
+
+
+async def _close(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
+    # What went before counts, not that a connection which is gone can't say goodbye.
+    with suppress(Exception):
+        await connection.close(timeout=_CONNECT_TIMEOUT)
 
 
 def _place(url: str) -> str:

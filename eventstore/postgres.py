@@ -12,7 +12,7 @@ from uuid import UUID
 import asyncpg
 
 from eventstore.appender import RACES, Appender, again, expected_number, refusal
-from eventstore.pool import open_pool
+from eventstore.pool import Line, open_pool
 from eventstore.reader import SQL, Reader
 from eventstore.store import (
     ALL_STREAM,
@@ -38,6 +38,8 @@ from eventstore.subscriptions import owning
 if TYPE_CHECKING:
     from eventstore.pool import Pool
 
+# Every look-up is by key: a plan made while a table was small must not scan it when it has grown.
+_BY_KEY = {"enable_seqscan": "off"}
 # Seconds. No index tells what was linked from a stream, so to remove one is to look through all events.
 _PATIENCE = 600
 
@@ -49,14 +51,13 @@ class PostgresStore(Reader):
         super().__init__(pool)
         self._pool = pool
         self._url = url
-        self.appender = Appender(pool, SQL["append"])
+        self.appender = Appender(Line(url, **_BY_KEY), SQL["append"])
 
     @classmethod
     @asynccontextmanager
     async def open(cls, url: str, pool_size: int = 10) -> AsyncGenerator[Self]:
         """The store at `url`, with its connections; what was queued is written before they close."""
-        # Every look-up is by key: a plan made while a table was small must not scan it when it has grown.
-        async with open_pool(url, pool_size, enable_seqscan="off") as pool:
+        async with open_pool(url, pool_size, **_BY_KEY) as pool:
             store = cls(pool, url)
             try:
                 yield store

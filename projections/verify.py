@@ -68,7 +68,8 @@ async def parked(places: Sequence[Place]) -> list[Finding]:
             f"{each.state} {each.reason}".rstrip(),
         )
         for each in await parking.listed(places, limit=_MOST_PARKED)
-        if each.state != "discarded"
+        # What it is too early for is no fault: it is looked at again by itself.
+        if each.state not in {"discarded", "waiting"}
     ]
 
 

@@ -16,17 +16,6 @@ from workflows.order import BUSINESS_PARTNER, ORDER_NUMBER, OrderWorkflow
 _TASK_TIMEOUT = timedelta(seconds=5)
 _RPC_TIMEOUT = timedelta(seconds=10)
 
-AWAY = frozenset(
-    {
-        RPCStatusCode.UNAVAILABLE,
-        RPCStatusCode.DEADLINE_EXCEEDED,
-        RPCStatusCode.CANCELLED,
-        RPCStatusCode.INTERNAL,
-        RPCStatusCode.UNKNOWN,
-        RPCStatusCode.RESOURCE_EXHAUSTED,
-    }
-)
-
 
 def start_options(order_id: UUID, order_number: str, business_partner: str, task_queue: str) -> Mapping[str, Any]:
     """How a run is started, whoever starts it: one run per order, and one that is there is left alone."""
@@ -57,7 +46,7 @@ async def wake(
 ) -> None:
     """Let the order's run look up where the order stands, and do what it owes; a run is started if there is none.
 
-    Raises ConnectionError if Temporal is away.
+    Raises ConnectionError if Temporal is away, or refuses us; RPCError if it refuses this order.
     """
     try:
         await client.start_workflow(
@@ -68,6 +57,6 @@ async def wake(
             rpc_timeout=_RPC_TIMEOUT,
         )
     except RPCError as error:
-        if error.status in AWAY:
-            raise ConnectionError(f"Temporal: {error.status.name}") from error
-        raise
+        if error.status == RPCStatusCode.INVALID_ARGUMENT:
+            raise
+        raise ConnectionError(f"Temporal: {error.status.name}") from error

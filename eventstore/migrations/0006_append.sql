@@ -126,20 +126,22 @@ begin
   if total > 0 then
     if array_position(stream_ids, null) is not null then
       -- A stream is created with its final version: one notification says it all.
-      with created as (
+      s := 0;
+      for r in
         insert into public.streams (stream_uuid, stream_version)
         select p_streams[i], versions[i]
         from generate_subscripts(p_streams, 1) as i
         where stream_ids[i] is null and versions[i] > 0
-        order by p_streams[i]
+        order by i
         on conflict do nothing
         returning stream_uuid, stream_id
-      ), numbered as (
-        select coalesce(stream_ids[i], created.stream_id) as stream_id, i
-        from generate_subscripts(p_streams, 1) as i
-        left join created on created.stream_uuid = p_streams[i]
-      )
-      select array_agg(stream_id order by i) into stream_ids from numbered;
+      loop
+        loop
+          s := s + 1;
+          exit when p_streams[s] = r.stream_uuid;
+        end loop;
+        stream_ids[s] := r.stream_id;
+      end loop;
 
       for i in 1 .. cardinality(p_streams) loop
         if stream_ids[i] is null and versions[i] > 0 then

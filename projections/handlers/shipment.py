@@ -26,12 +26,12 @@ log = structlog.get_logger(__name__)
 NAME = "shipment"
 Wake = Callable[[UUID, str, str], Awaitable[None]]
 """Wake the run of an order, or start one, that looks up what it owes. Takes the order's id, number and partner; raises
-ConnectionError or TimeoutError, after a bounded time, if Temporal is away."""
+ConnectionError or TimeoutError, after a bounded time, if Temporal is away or refuses us."""
 
 _SQL = load_statements("projections", "handlers.sql")
 _RIPE_AFTER = 5.0
 _AT_ONCE = 32
-_AWAY = "Temporal can't be reached"
+_AWAY = "Temporal can't be reached, or refuses us"
 
 
 class Watchdog:

@@ -2,7 +2,9 @@
 
 import gzip
 import json
+import re
 from collections.abc import AsyncGenerator
+from decimal import Decimal
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -313,6 +315,26 @@ async def test_text_that_only_looks_hostile_is_stored_as_it_was_sent(served, poo
     (event,) = (await pool.get(created.headers["location"] + "/events")).json()["items"]
     assert event["data"] == body | {"id": answered["id"]}
     assert await Story(pool, store, UUID(answered["id"])).new_events()
+
+
+QUANTITIES = (
+    *("0.001", "0.1", "0.3", "1.10", "1e3", "12E-2", "0.007", "1.005", "4.35", "2.675"),
+    *("999999999999", "999999999.999", "123456789012"),
+)
+
+
+async def test_numbers_are_answered_as_they_were_written_however_that_was(served, pool):
+    items = [json.dumps(order()["items"][0] | {"quantity": 0}) for _ in QUANTITIES]
+    lines = [
+        line.replace('"quantity": 0', f'"quantity": {quantity}')
+        for line, quantity in zip(items, QUANTITIES, strict=True)
+    ]
+    body = json.dumps(order(items=[])).replace('"items": []', f'"items": [{", ".join(lines)}]')
+    created, _ = await say(served.address, json_request("/orders", body.encode()) + LAST)
+    assert created.status == 201, created
+    path = created.headers["location"]
+    for text in ((await pool.get(path)).text, (await pool.get(path + "/events")).text):
+        assert [Decimal(number) for number in re.findall(r'"quantity": ?([^,}]+)', text)] == [*map(Decimal, QUANTITIES)]
 
 
 # --- How connections are used

@@ -90,8 +90,8 @@ async def test_every_problem_is_shown_by_an_example_of_its_status(document):
             for code, example in content.get("examples", {}).items():
                 assert PROBLEMS[code][0] == int(status) == example["value"]["status"]
                 shown.add(code)
-    # Nobody is asked who they are yet; and a run creates shipments by itself.
-    elsewhere = {"unauthorized", "shipment-already-created"}
+    # A run creates shipments by itself.
+    elsewhere = {"shipment-already-created"}
     assert shown == PROBLEMS.keys() - elsewhere
 
 

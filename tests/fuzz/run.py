@@ -17,6 +17,8 @@ import httpx2
 from dev import throwaway
 
 HERE = Path(__file__).parent
+ENVIRONMENT = {"WAYBILL_CONSISTENCY_TIMEOUT": "0.1"}
+"""What isn't there yet may be waited for, but not by a fuzzer."""
 _REQUESTS = re.compile(r'^waybill_http_requests_total\{.*status="(\d+)"\} ([\d.e+]+)$', re.MULTILINE)
 
 
@@ -66,8 +68,7 @@ async def main() -> int:
     parser.add_argument("rest", nargs="*", help="options of `schemathesis run`, after --")
     asked = parser.parse_args()
     options = [f"--max-time={asked.seconds}", *asked.rest]
-    # What isn't there yet may be waited for, but not by a fuzzer.
-    async with throwaway.stack(environment={"WAYBILL_CONSISTENCY_TIMEOUT": "0.1"}) as record:
+    async with throwaway.stack(environment=ENVIRONMENT) as record:
         before = await answered(record.api_url)
         outcomes = await asyncio.gather(*(fuzz(record.api_url, *options) for _ in range(asked.processes)))
         requests = await answered(record.api_url) - before

@@ -15,6 +15,7 @@ from databases import PrivateServer
 from eventstore import appender
 from eventstore.appender import UNAVAILABLE, Appender
 from eventstore.migrate import migrate
+from eventstore.pool import Line
 from eventstore.postgres import PostgresStore
 from eventstore.reader import SQL
 from eventstore.store import (
@@ -60,6 +61,8 @@ async def waiting_backend(other: Connection) -> int:
 
     async def found() -> int:
         waits = "select pid from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
+        # In one transaction, it would go on telling what it has told first.
+        await other.execute("select pg_stat_clear_snapshot()")
         return await other.fetchval(waits) or 0
 
     return await eventually(found)
@@ -202,7 +205,8 @@ async def test_an_append_whose_answer_gets_lost_is_answered_by_what_was_written(
     store: PostgresStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await append(store, PEARS)
-    fetch, lost = store._pool.fetch, list[str]()
+    line = store.appender._line
+    fetch, lost = line.fetch, list[str]()
 
     async def losing(statement: str, *arguments: object) -> object:
         rows = await fetch(statement, *arguments)
@@ -211,7 +215,7 @@ async def test_an_append_whose_answer_gets_lost_is_answered_by_what_was_written(
             raise asyncpg.ConnectionDoesNotExistError("the connection was lost before the answer came")
         return rows
 
-    monkeypatch.setattr(store.appender, "_pool", type("Losing", (), {"fetch": staticmethod(losing)})())
+    monkeypatch.setattr(line, "fetch", losing)
     outcomes = await settled(begun(store, APPLES, *events(2), expected=0), begun(store, APPLES, expected="no_stream"))
     first, second = outcomes
     assert isinstance(first, Appended)
@@ -275,7 +279,7 @@ async def test_whoever_finds_the_queue_full_waits_before_it(store: PostgresStore
     class Small(Appender):
         MAX_WAITING = 3
 
-    store.appender = Small(store._pool, SQL["append"])
+    store.appender = Small(store.appender._line, SQL["append"])
     async with held_up(other):
         tasks = [begun(store, APPLES) for _ in range(10)]
         await waiting_backend(other)
@@ -289,7 +293,7 @@ async def test_a_batch_has_an_end_in_number_and_in_size(store: PostgresStore) ->
         MAX_APPENDS = 4
         MAX_BYTES = 1000
 
-    store.appender = Small(store._pool, SQL["append"])
+    store.appender = Small(store.appender._line, SQL["append"])
     await settled(*(begun(store, f"stream-{turn}") for turn in range(10)))
     assert store.appender.batches == 3
     sizes = (600, 500, 5000, 100, 100)
@@ -308,16 +312,21 @@ async def test_what_waits_while_a_batch_commits_goes_into_the_next_one(store: Po
     assert (store.appender.batches, store.appender.appends) == (2, 101)
 
 
+async def test_an_append_does_not_wait_for_reads_that_have_all_connections(event_store_url: str) -> None:
+    async with PostgresStore.open(event_store_url, 1) as store, store.pool.acquire():
+        assert [type(outcome) for outcome in await settled(begun(store, APPLES))] == [Appended]
+
+
 async def test_an_append_that_comes_alone_is_sent_at_once() -> None:
     sent: list[object] = []
 
-    class Pool:
-        async def fetch(self, _statement: str, *_arguments: object) -> list[dict[str, object]]:
+    class Noting(Line):
+        async def fetch(self, statement: str, *arguments: object) -> Any:
             sent.append(len(sent))
             moment = datetime.now(UTC)
             return [{"outcome": "appended", "first_version": 1, "first_position": 1, "created_at": moment}]
 
-    alone: Any = Appender(Pool(), "")  # pyright: ignore[reportArgumentType] - all that it needs of a pool
+    alone = Appender(Noting("nowhere"), "")
     for turn in range(1, 4):
         task = asyncio.ensure_future(alone.append(Append(APPLES, "any", events(1))))
         # The caller, then the appender: nobody waits for company.

@@ -10,7 +10,7 @@ from command_line import CommandLine
 from eventstore.pool import open_pool
 from eventstore.postgres import PostgresStore
 from eventstore.store import RecordedEvent
-from projections import parking
+from projections import parking, verify
 from projections.parking import Parking, Place, State
 from support import eventually
 from tests.contract.appends import APPLES, PEARS, append, events
@@ -147,6 +147,15 @@ async def test_parked_events_are_counted_by_subscriber_and_state(place: Place, f
     await failed(place, fruits, 1, 2, 3)
     await parking.park(place, "another", [Parking(fruits[4], "waiting", retry_in=1)])
     assert await parking.counts([place]) == {ME: {"failed": 1, "behind": 2}, "another": {"waiting": 1}}
+
+
+async def test_an_audit_tells_of_what_somebody_has_to_see_to_and_not_of_what_waits(
+    place: Place, fruits: list[RecordedEvent]
+) -> None:
+    await failed(place, fruits, 1)
+    await parking.park(place, ME, [Parking(fruits[4], "waiting", "not ripe", 1, 60)])
+    (finding,) = await verify.parked([place])
+    assert (finding.kind, finding.subject) == ("parked-event", f"{ME} {fruits[0].event_id}")
 
 
 async def test_both_stores_are_looked_through_and_the_urgent_comes_first(

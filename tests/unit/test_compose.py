@@ -64,6 +64,14 @@ def test_ports_are_published_on_loopback_only(file: str) -> None:
 
 
 @each_file
+def test_who_listens_on_all_addresses_does_not_start_without_keys(file: str) -> None:
+    listening = {name: said for name, said in services(file).items() if "WAYBILL_API_HOST: 0.0.0.0" in said}
+    assert listening.keys() == {"api"}
+    for said in listening.values():
+        assert re.search(r"^ +WAYBILL_API_KEYS: \$\{WAYBILL_API_KEYS:\?.+\}$", said, re.MULTILINE)
+
+
+@each_file
 def test_every_service_tells_its_health_or_runs_once(file: str) -> None:
     once = waited_for(file, "service_completed_successfully")
     for name, said in services(file).items():

@@ -124,7 +124,6 @@ async def test_a_request_that_alone_gets_no_answer_has_failed(gateway):
     ("answer", "reason"),
     [
         (problem(500, "internal-error"), "500 internal-error: so it is"),
-        (problem(401, "unauthorized"), "401 unauthorized: so it is"),
         (httpx2.Response(404, text="nginx"), "404 without a reason"),
         (httpx2.Response(200, text="<html>Please log in</html>"), "200 without a reason"),
     ],
@@ -133,6 +132,16 @@ async def test_what_is_no_answer_of_the_domain_is_a_failure_and_is_not_sent_agai
     client, script = gateway(answer)
 
     with pytest.raises(Failed, match=f"POST /orders was answered {reason}"):
+        await client.create({}, "a-key")
+
+    assert len(script.requests) == 1
+
+
+@pytest.mark.parametrize("answer", [problem(401, "unauthorized"), problem(403, "forbidden")])
+async def test_a_gateway_that_wants_another_key_is_no_gateway_for_the_others_either(gateway, answer):
+    client, script = gateway(answer)
+
+    with pytest.raises(GatewayAway, match="is WAYBILL_API_KEY right"):
         await client.create({}, "a-key")
 
     assert len(script.requests) == 1

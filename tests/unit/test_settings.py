@@ -104,3 +104,23 @@ def test_the_interval_of_snapshots_is_one_for_all_or_one_for_each_aggregate(monk
     loaded = settings.load()
 
     assert (loaded.snapshot_interval("Order"), loaded.snapshot_interval("Shipment")) == (order, shipment)
+
+
+@pytest.mark.parametrize(
+    ("given", "origins"),
+    [
+        ("", ()),
+        ("https://desk.example.com", ("https://desk.example.com",)),
+        ("http://localhost:5173, https://a.example", ("http://localhost:5173", "https://a.example")),
+    ],
+)
+def test_origins_are_listed_with_commas(monkeypatch: pytest.MonkeyPatch, given: str, origins: tuple[str, ...]) -> None:
+    monkeypatch.setenv("WAYBILL_CORS_ORIGINS", given)
+    assert settings.load().cors_origins == origins
+
+
+@pytest.mark.parametrize("given", ["*", "desk.example.com", "https://desk.example.com/", "null", "https://a b"])
+def test_an_origin_is_a_scheme_and_a_host(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+    monkeypatch.setenv("WAYBILL_CORS_ORIGINS", given)
+    with pytest.raises(SettingsError, match=r"WAYBILL_CORS_ORIGINS: .* must be origins such as"):
+        settings.load()

@@ -150,13 +150,13 @@ async def test_while_temporal_is_away_nothing_is_lost(orders: Orders, store: Pos
     async with handling(store, watchdog(store, not_always, ripe_after=0)):
         await handled_up_to_now(store, NAME)
         (waiting,) = await parking.listed([store.pool], NAME, limit=2)
-        assert (waiting.state, waiting.reason) == ("waiting", "Temporal can't be reached")
+        assert (waiting.state, waiting.reason) == ("waiting", "Temporal can't be reached, or refuses us")
         away = False
         await eventually(lambda: orders.types(shipment_id(order_id)), within=30)
         await eventually(lambda: nothing_parked(store, NAME))
 
 
-async def test_a_server_that_does_not_answer_is_told_apart_from_one_that_refuses(temporal: Client):
+async def test_a_server_that_refuses_an_order_is_told_apart_from_one_that_refuses_us_or_is_away(temporal: Client):
     class Refusing:
         def __init__(self, status: RPCStatusCode) -> None:
             self.status = status
@@ -164,8 +164,9 @@ async def test_a_server_that_does_not_answer_is_told_apart_from_one_that_refuses
         async def start_workflow(self, *_: object, **__: object) -> None:
             raise RPCError("no", self.status, b"")
 
-    with pytest.raises(ConnectionError):
-        await waking(Refusing(RPCStatusCode.UNAVAILABLE), "q")(uuid4(), "N", "p")  # pyright: ignore[reportArgumentType]
+    for status in (RPCStatusCode.UNAVAILABLE, RPCStatusCode.PERMISSION_DENIED, RPCStatusCode.NOT_FOUND):
+        with pytest.raises(ConnectionError):
+            await waking(Refusing(status), "q")(uuid4(), "N", "p")  # pyright: ignore[reportArgumentType]
     with pytest.raises(RPCError):
         await waking(Refusing(RPCStatusCode.INVALID_ARGUMENT), "q")(uuid4(), "N", "p")  # pyright: ignore[reportArgumentType]
 
