@@ -15,7 +15,7 @@ import orjson
 
 import settings
 from eventstore.appender import UNAVAILABLE
-from eventstore.listener import listening
+from eventstore.listener import listening, wait_for_hint
 from eventstore.postgres import PostgresStore
 from eventstore.store import ALL_STREAM, EventStore, RecordedEvent, StreamDeleted
 from observability import configure_logging
@@ -139,8 +139,7 @@ async def follow(
             yield event
             after = max(event.position, after)
         if len(found) < _PAGE:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(changed.wait(), _POLL_SECONDS)
+            await wait_for_hint(changed, _POLL_SECONDS)
 
 
 # --- How events are shown

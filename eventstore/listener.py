@@ -45,6 +45,14 @@ def pause_after(failures: int, *, most: float = 5.0) -> float:
     return min(most, 0.05 * 2 ** min(failures, 16)) * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, no secret
 
 
+async def wait_for_hint(hint: asyncio.Event, seconds: float) -> None:
+    """Wait until the hint comes, or for so long."""
+    # Not wait_for(): in Python 3.11 it swallows a cancellation that comes together with what it waits for.
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await hint.wait()
+
+
 async def _listen(url: str, channel: str, tell: Tell) -> NoReturn:
     failures = 0
     while True:
@@ -68,6 +76,5 @@ async def _until_lost(connection: "asyncpg.Connection[asyncpg.Record]") -> NoRet
     lost = asyncio.Event()
     connection.add_termination_listener(lambda _connection: lost.set())
     while True:
-        with suppress(TimeoutError):
-            await asyncio.wait_for(lost.wait(), _HEARTBEAT)
+        await wait_for_hint(lost, _HEARTBEAT)
         await connection.execute("select 1", timeout=_HEARTBEAT_TIMEOUT)

@@ -7,12 +7,13 @@ is gone, all of that ends at once, and nothing is written by who owns the subscr
 import asyncio
 import random
 from collections.abc import AsyncGenerator, Generator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Protocol, Self
 
 import structlog
 
 from eventstore.appender import UNAVAILABLE
+from eventstore.listener import wait_for_hint
 from eventstore.pool import open_connection
 from eventstore.reader import SQL, Reader
 from eventstore.store import RecordedEvent, Start, SubscriptionLost
@@ -63,8 +64,7 @@ class OwnedSubscription:
             if events := await self._ownership.read(self._delivered, self._batch):
                 self._delivered = events[-1].number
                 return events
-            with suppress(TimeoutError):
-                await asyncio.wait_for(woken.wait(), POLL)
+            await wait_for_hint(woken, POLL)
 
     async def ack(self, event: RecordedEvent) -> None:
         if event.number > self._delivered:

@@ -8,7 +8,6 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
@@ -20,6 +19,7 @@ from prometheus_client import Counter, Gauge
 
 from eventstore.appender import UNAVAILABLE
 from eventstore.codec import UndecodableEvent
+from eventstore.listener import wait_for_hint
 from eventstore.statements import load_statements
 from eventstore.store import ALL_STREAM, EventStore, RecordedEvent
 from projections import builds, parking
@@ -170,7 +170,7 @@ class Following:
                 if self._build.stage == "next" and await self._switch():
                     return
                 # What has come since the page was begun has woken us already.
-                await self._wait()
+                await wait_for_hint(self._woken, self._manner.look)
         finally:
             if ahead:
                 ahead.cancel()
@@ -395,12 +395,6 @@ class Following:
         step = (self._build.key, self._owner, self._manner.lease, self.checkpoint, self._pace.at(self.checkpoint))
         if await self._connection.fetchval(_SQL["renew"], *step) is None:
             raise LeaseLost
-
-    async def _wait(self) -> None:
-        # Not wait_for(): in Python 3.11 it swallows a cancellation that comes together with what it waits for.
-        with suppress(TimeoutError):
-            async with asyncio.timeout(self._manner.look):
-                await self._woken.wait()
 
 
 def next_batch_size(size: int, *, full: bool, took: float, patience: float, most: int) -> int:

@@ -186,7 +186,7 @@ async def test_an_order_that_never_was_is_not_found_and_gets_no_run(story, tempo
 
 
 async def test_what_is_no_uuid_is_the_name_of_no_order(waybill):
-    for name in ("SO-10248", "2f1c7a5591a44b0c8f0e6b0f9f1f6a01", "{2f1c7a55-91a4-4b0c-8f0e-6b0f9f1f6a01}", "%00"):
+    for name in ("SO-10248", "2f1c7a5591a44b0c8f0e6b0f9f1f6a01", "{2f1c7a55-91a4-4b0c-8f0e-6b0f9f1f6a01}", "%20"):
         problem(await waybill.get(f"/orders/{name}"), 404, "order-not-found")
         problem(await waybill.delete(f"/orders/{name}"), 404, "order-not-found")
 
