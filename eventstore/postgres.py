@@ -13,7 +13,7 @@ import asyncpg
 
 from eventstore.appender import RACES, Appender, again, expected_number, refusal
 from eventstore.pool import Line, open_pool
-from eventstore.reader import SQL, Reader
+from eventstore.reader import BY_KEY, SQL, Reader
 from eventstore.store import (
     ALL_STREAM,
     Answer,
@@ -38,8 +38,6 @@ from eventstore.subscriptions import owning
 if TYPE_CHECKING:
     from eventstore.pool import Pool
 
-# Every look-up is by key: a plan made while a table was small must not scan it when it has grown.
-_BY_KEY = {"enable_seqscan": "off"}
 # Seconds. No index tells what was linked from a stream, so to remove one is to look through all events.
 _PATIENCE = 600
 
@@ -51,13 +49,13 @@ class PostgresStore(Reader):
         super().__init__(pool)
         self._pool = pool
         self._url = url
-        self.appender = Appender(Line(url, **_BY_KEY), SQL["append"])
+        self.appender = Appender(Line(url, **BY_KEY), SQL["append"])
 
     @classmethod
     @asynccontextmanager
     async def open(cls, url: str, pool_size: int = 10) -> AsyncGenerator[Self]:
         """The store at `url`, with its connections; what was queued is written before they close."""
-        async with open_pool(url, pool_size, **_BY_KEY) as pool:
+        async with open_pool(url, pool_size, **BY_KEY) as pool:
             store = cls(pool, url)
             try:
                 yield store

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 
 SQL = load_statements("eventstore", "store.sql")
 
+BY_KEY = {"enable_seqscan": "off", "enable_hashjoin": "off", "enable_mergejoin": "off"}
+"""For the connections that these statements run on: every look-up is by key. A plan made while a table was small must
+not scan it when it has grown, and streams that are long on average are no reason to go through all events."""
+
 
 class Reader:
     """The reading half of an EventStore (see store.py)."""

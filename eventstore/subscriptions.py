@@ -15,7 +15,7 @@ import structlog
 from eventstore.appender import UNAVAILABLE
 from eventstore.listener import wait_for_hint
 from eventstore.pool import open_connection
-from eventstore.reader import SQL, Reader
+from eventstore.reader import BY_KEY, SQL, Reader
 from eventstore.store import RecordedEvent, Start, SubscriptionLost
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ async def owning(url: str, name: str, stream_id: str, start: Start, batch: int) 
     """The subscription in the event store at `url`, once this is its owner."""
     async with AsyncExitStack() as session:
         with _losing():
-            connection = await session.enter_async_context(open_connection(url, enable_seqscan="off", **_KEEPALIVES))
+            connection = await session.enter_async_context(open_connection(url, **BY_KEY, **_KEEPALIVES))
             number, checkpoint = await _acquire(connection, name, stream_id, start)
             ownership = _Session(connection, stream_id, number)
             await connection.add_listener(
