@@ -92,7 +92,8 @@ class ReadSide:
         await self.execute("truncate public.slow")
 
     async def is_under_way(self) -> bool:
-        return 0 < await self.position("orders_next") < await self.position("orders")
+        [(pace,)] = await rows(self.read_store_url, "select max(rate) from waybill.projections where stage = 'next'")
+        return bool(pace) and 0 < await self.position("orders_next") < await self.position("orders")
 
     async def is_over(self) -> bool:
         return await self.builds() == {"orders": ("live", 1), "shipments": ("live", 1)}
