@@ -52,7 +52,7 @@ _SMALLEST_BATCH = 100
 _PAUSES = (0.05, 0.25)
 _REVISITED = 500
 # By the class of its code, an error that is about the values in a statement; others are about the database.
-_FAULTS_OF_VALUES = frozenset({"22", "23", "54", "P0"})
+_FAULTS_OF_VALUES = frozenset({"21", "22", "23", "44", "54", "P0"})
 
 
 class LeaseLost(Exception):
@@ -380,6 +380,9 @@ class Following:
                 # Whoever has read the live build must not read of an earlier time now.
                 while self.checkpoint < live:
                     page = await self._read(self.checkpoint, self._manner.batch)
+                    if page.reaching == self.checkpoint:
+                        # The live build was ahead of the events: an older backup of them was restored.
+                        break
                     await self._settle(page.events, page.reaching)
                 await builds.put_live(connection, self._projection)
         except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError):

@@ -137,10 +137,15 @@ async def counts(places: Sequence[Place]) -> Mapping[str, Mapping[State, int]]:
 
 
 async def _everywhere(places: Sequence[Place], statement: str, *arguments: object) -> list[Parked]:
-    rows = [row for place in places for row in await place.fetch(_SQL[statement], *arguments)]
-    found = [Parked(*row) for row in rows]
-    # Where both stores are one database, it is asked twice.
-    return list({(each.subscriber, each.position): each for each in found}.values())
+    """What the statement gives in each database, asked once also where both stores are one: a mark counts once."""
+    asked: set[tuple[object, ...]] = set()
+    found: list[Parked] = []
+    for place in places:
+        (identity,) = await place.fetch(_SQL["identity"])
+        if tuple(identity) not in asked:
+            asked.add(tuple(identity))
+            found += [Parked(*row) for row in await place.fetch(_SQL[statement], *arguments)]
+    return found
 
 
 def _storable(reason: str) -> str:

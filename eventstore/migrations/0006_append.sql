@@ -60,12 +60,14 @@ begin
       select
         asked.append,
         count(*) = p_append_events[asked.append]
-          and bool_and(own.stream_id = stream_ids[p_append_stream[asked.append]])
+          -- By name: the stream may have come while this statement waited for another one's row.
+          and bool_and(home.stream_uuid = p_streams[p_append_stream[asked.append]])
           and max(own.stream_version - asked.i) = min(own.stream_version - asked.i) as same,
         min(own.stream_version) as version, min(global.stream_version) as position, min(event.created_at) as at
       from unnest(p_event_append, p_event_ids) with ordinality as asked (append, event_id, i)
       join public.events as event using (event_id)
       join public.stream_events as own on own.event_id = event.event_id and own.stream_id = own.original_stream_id
+      join public.streams as home on home.stream_id = own.stream_id
       join public.stream_events as global on global.event_id = event.event_id and global.stream_id = 0
       group by asked.append
     loop

@@ -24,6 +24,9 @@ declare
   result text;
   its_events uuid[];
 begin
+  if p_stream = '$all' then
+    raise exception '$all is the global sequence: it is not deleted' using errcode = 'invalid_parameter_value';
+  end if;
   select stream_id, stream_version into target
   from public.streams where stream_uuid = p_stream
   for update;

@@ -87,3 +87,7 @@ returning parked.*;
 -- name: counts
 -- How many parked events each subscriber has, by their state.
 select subscriber, state, count(*) from waybill.parked group by subscriber, state;
+
+-- name: identity
+-- Which database of which server this is.
+select current_database(), pg_postmaster_start_time();
