@@ -161,8 +161,6 @@ class Runner:
             self._manner.read_store_url,
             # An owner that is paused in the middle of a batch holds locks: it loses them with its lease.
             idle_in_transaction_session_timeout=str(milliseconds),
-            # In the middle of a COPY a session isn't idle.
-            statement_timeout=str(4 * milliseconds),
             # A plan made while a table was small must not scan it when it has grown.
             enable_seqscan="off",
             # Rows and checkpoint are lost together, if a crash loses them, and then made again from the events.
