@@ -54,11 +54,11 @@ async def readyz(request: Request, gateway: Resources, response: Response) -> Re
         wrong |= {name: "building" for name in NAMES if name not in positions}
     response.status_code = 503 if wrong else 200
     checks: dict[str, Check] = dict.fromkeys(reached, "ok")
-    checks.update(dict.fromkeys(failed or (), "parked"))
+    checks |= {"parked": "unavailable"} if failed is None else dict.fromkeys(failed, "parked")
     checks.update(wrong)
     if request.state.stranger:
         checks = {}
-    return Readiness(status="unavailable" if wrong else "degraded" if failed else "ok", checks=checks)
+    return Readiness(status="unavailable" if wrong else "ok" if failed == [] else "degraded", checks=checks)
 
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})

@@ -201,6 +201,7 @@ async def put_live(connection: "Connection", projection: "Projection") -> None:
     if leftover:
         await _drop(connection, leftover)
     await _lock(connection, live)
+    await connection.execute(_SQL["carry_discarded"], next_.key, live.key)
     old = f"{projection.name}_old"
     for build in builds:
         # Code of this version would look there first.

@@ -17,13 +17,13 @@ import asyncpg
 import structlog
 from prometheus_client import Counter, Gauge
 
-from eventstore.appender import UNAVAILABLE
 from eventstore.codec import UndecodableEvent
 from eventstore.listener import wait_for_hint
 from eventstore.statements import load_statements
 from eventstore.store import ALL_STREAM, EventStore, RecordedEvent
 from projections import builds, parking
 from projections.builds import Build
+from projections.faults import describe, is_fault
 from projections.parking import Parked, Parking
 from projections.projection import Happened, Projection
 
@@ -51,8 +51,6 @@ _SMALLEST_BATCH = 100
 # Seconds before an event that can't be applied is tried again.
 _PAUSES = (0.05, 0.25)
 _REVISITED = 500
-# By the class of its code, an error that is about the values in a statement; others are about the database.
-_FAULTS_OF_VALUES = frozenset({"21", "22", "23", "44", "54", "P0"})
 
 
 class LeaseLost(Exception):
@@ -223,7 +221,7 @@ class Following:
         try:
             await self._commit(events, reaching)
         except Exception as error:
-            if not is_fault(error) or not events:
+            if not _may_lie_in_events(error) or not events:
                 raise
             if len(events) == 1:
                 await self._try_again(events[0], reaching, error)
@@ -240,7 +238,7 @@ class Following:
             try:
                 await self._commit([event], reaching)
             except Exception as again:
-                if not is_fault(again):
+                if not _may_lie_in_events(again):
                     raise
                 error = again
             else:
@@ -418,21 +416,5 @@ def usual_name(stream_id: str) -> str:
         return stream_id
 
 
-def is_outage(error: Exception) -> bool:
-    """Whether a database, or the way to it, is away."""
-    # asyncpg's complaints about wrong arguments are interface errors, too.
-    return isinstance(error, (*UNAVAILABLE, asyncpg.IdleInTransactionSessionTimeoutError)) and not isinstance(
-        error, ValueError
-    )
-
-
-def is_fault(error: Exception) -> bool:
-    """Whether it lies in an event, or in how it is applied, and not in the databases."""
-    if isinstance(error, asyncpg.PostgresError):
-        return (error.sqlstate or "")[:2] in _FAULTS_OF_VALUES
-    return not isinstance(error, LeaseLost | AheadOfEvents) and not is_outage(error)
-
-
-def describe(error: Exception) -> str:
-    """In one line, without the details that quote rows."""
-    return f"{type(error).__name__}: {error}".splitlines()[0]
+def _may_lie_in_events(error: Exception) -> bool:
+    return is_fault(error) and not isinstance(error, LeaseLost | AheadOfEvents)

@@ -22,7 +22,8 @@ from eventstore.statements import load_statements
 from eventstore.store import ALL_STREAM, EventStore, RecordedEvent
 from projections import builds
 from projections.builds import Build
-from projections.following import Following, LeaseLost, Manner, describe, is_outage
+from projections.faults import describe, is_outage
+from projections.following import Following, LeaseLost, Manner
 from projections.projection import Projection
 
 if TYPE_CHECKING:

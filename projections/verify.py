@@ -5,6 +5,7 @@ has come; then the tables are compared. It is all in one transaction of the read
 """
 
 from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
@@ -42,9 +43,13 @@ async def verify(
 
     `progress` takes a projection, how far it is, and how far it has to go.
     """
-    connection: Connection = await asyncpg.connect(url, server_settings={"application_name": "waybill", "jit": "off"})
+    looked_up = builds.search_path(projections)
+    settings = {"application_name": "waybill", "jit": "off", "search_path": looked_up}
+    connection: Connection = await asyncpg.connect(url, server_settings=settings)
     try:
         async with connection.transaction(isolation="repeatable_read"):
+            for projection in projections:
+                await _hold(connection, projection)
             findings: list[Finding] = []
             for projection in projections:
                 build = await builds.serving(connection, projection)
@@ -56,6 +61,17 @@ async def verify(
             return findings + await parked([connection])
     finally:
         await connection.close()
+
+
+async def _hold(connection: "Connection", projection: Projection) -> None:
+    """Keep another build from taking the rows' place meanwhile. It comes before anything is read: what is seen is of
+    the moment of the first look, and what tables are called is of now.
+    """
+    # If there are no rows yet, that is told later.
+    with suppress(asyncpg.UndefinedTableError):
+        async with connection.transaction():
+            tables = ", ".join(builds.quoted(table) for table in projection.table_names)
+            await connection.execute(f"lock table {tables} in access share mode")
 
 
 async def parked(places: Sequence[Place]) -> list[Finding]:

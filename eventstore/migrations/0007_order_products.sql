@@ -11,6 +11,34 @@ create table waybill.order_products (
   primary key (stream_id, product_id)
 );
 
+-- Close a stream: see 0003_streams.sql. The global sequence is none to close.
+create or replace function waybill.delete_stream(p_stream text, p_expected bigint)
+returns table (outcome text, version bigint)
+language plpgsql
+set search_path = pg_catalog, pg_temp as $$
+declare
+  target record;
+  result text;
+begin
+  if p_stream = '$all' then
+    raise exception '$all is the global sequence: it is not deleted' using errcode = 'invalid_parameter_value';
+  end if;
+  select stream_id, stream_version, deleted_at into target
+  from public.streams where stream_uuid = p_stream
+  for no key update;
+  result := case
+    when target.stream_id is null then 'no_stream'
+    when target.deleted_at is not null then 'stream_deleted'
+    when not waybill.fits(p_expected, target.stream_version) then 'wrong_version'
+    else 'deleted'
+  end;
+  if result = 'deleted' then
+    update public.streams set deleted_at = now() where stream_id = target.stream_id;
+  end if;
+  return query select result, coalesce(target.stream_version, 0);
+end
+$$;
+
 -- Remove a stream for good: its events wherever they are, the links in it, and what is kept by its name.
 --
 -- Events that are only linked into it stay. What is kept of refused commands (waybill.answers) stays, too: it says
@@ -61,5 +89,20 @@ begin
     end if;
   end if;
   return query select result, coalesce(target.stream_version, 0);
+end
+$$;
+
+-- What 0003_streams.sql does for the tables of its time, for those that have come since.
+do $$
+declare
+  held record;
+begin
+  for held in
+    select oid::regclass as name, relowner::regrole as owner
+    from pg_class
+    where relkind = 'r' and relnamespace = 'waybill'::regnamespace
+  loop
+    execute format('revoke truncate on %s from %s', held.name, held.owner);
+  end loop;
 end
 $$;

@@ -13,11 +13,11 @@ import asyncpg
 import structlog
 from prometheus_client import Counter
 
-from eventstore.appender import is_outage
 from eventstore.listener import pause_after
 from eventstore.postgres import PostgresStore
 from eventstore.store import RecordedEvent, Subscription, SubscriptionLost
 from projections import parking
+from projections.faults import describe, is_fault, is_outage
 from projections.handlers.handler import Handler
 from projections.parking import Parking
 
@@ -119,9 +119,10 @@ class Driver:
             try:
                 return await self._see_to(events, looks)
             except Exception as error:
-                if is_outage(error):
+                if not is_fault(error):
                     raise
-                self._log.info("handler.again", first=events[0].position, last=events[-1].position, reason=_line(error))
+                first, last = events[0].position, events[-1].position
+                self._log.info("handler.again", first=first, last=last, reason=describe(error))
                 await asyncio.sleep(pause_after(failures))
         return await self._apart(events, looks)
 
@@ -130,10 +131,10 @@ class Driver:
         try:
             return await self._see_to(events, looks)
         except Exception as error:
-            if is_outage(error):
+            if not is_fault(error):
                 raise
             if len(events) == 1:
-                return [self._given_up(events[0], _line(error), looks.get(events[0].position, 0) + _ATTEMPTS, error)]
+                return [self._given_up(events[0], describe(error), looks.get(events[0].position, 0) + _ATTEMPTS, error)]
         middle = len(events) // 2
         left = await self._apart(events[:middle], looks)
         held_up = {parking.event.stream_id for parking in left}
@@ -167,15 +168,11 @@ class Driver:
         self._failures += 1
         if isinstance(error, SubscriptionLost) or is_outage(error):
             if self._failures == 1:
-                self._log.warning("handler.interrupted", reason=_line(error))
+                self._log.warning("handler.interrupted", reason=describe(error))
         else:
-            self._log.error("handler.failed", reason=_line(error), exc_info=error)
+            self._log.error("handler.failed", reason=describe(error), exc_info=error)
 
     def _succeeded(self) -> None:
         if self._failures:
             self._log.info("handler.resumed", failures=self._failures)
         self._failures = 0
-
-
-def _line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0]

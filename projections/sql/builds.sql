@@ -43,6 +43,13 @@ from waybill.parked
 where state = 'discarded'
   and subscriber = (select projection_name from waybill.projections where projection = $2 and stage = 'live');
 
+-- name: carry_discarded
+-- What was discarded for the build $2, while the build $1 was made, and can't be applied to that one either.
+update waybill.parked as mine set state = 'discarded'
+from waybill.parked as given_up
+where mine.subscriber = $1 and given_up.subscriber = $2 and given_up.position = mine.position
+  and given_up.state = 'discarded';
+
 -- name: patience
 -- Wait no longer than $1 for a lock, until the end of the transaction: whoever comes later waits as long.
 select set_config('lock_timeout', $1, true);

@@ -335,3 +335,26 @@ async def test_an_append_that_comes_alone_is_sent_at_once() -> None:
         assert len(sent) == turn
         await task
     await alone.close()
+
+
+async def test_a_batch_that_is_repeated_while_it_commits_gets_its_answers_although_its_streams_are_new(
+    store: PostgresStore, event_store_url: str, other: Connection
+) -> None:
+    await append(store, APPLES)
+    known, new = event(), event()
+    async with PostgresStore.open(event_store_url) as again:
+        async with held_up(other):
+            first = [begun(store, APPLES, known), begun(store, PEARS, new, expected="no_stream")]
+            await waiting_backend(other)
+            # It waits for the row of the stream that is there, and has looked for the new one before.
+            repeated = [begun(again, APPLES, known), begun(again, PEARS, new, expected="no_stream")]
+            await eventually(lambda: two_wait(other))
+        answers, answered_again = await settled(*first), await settled(*repeated)
+    assert [answer.first_version for answer in answers if isinstance(answer, Appended)] == [2, 1]
+    assert [(type(answer), getattr(answer, "repeated", None)) for answer in answered_again] == [(Appended, True)] * 2
+
+
+async def two_wait(other: Connection) -> bool:
+    await other.execute("select pg_stat_clear_snapshot()")
+    waits = "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
+    return await other.fetchval(waits) == 2

@@ -96,6 +96,26 @@ async def test_tables_are_not_emptied_by_truncate_even_by_who_owns_them(connecti
         await connection.execute(f"truncate public.{table} cascade")
 
 
+async def test_no_table_of_waybill_is_emptied_by_truncate(connection: Connection) -> None:
+    mine = """
+        select oid::regclass::text as name from pg_class
+        where relkind = 'r' and relnamespace = 'waybill'::regnamespace and relname <> 'migrations'
+    """
+    for row in await connection.fetch(mine):
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await connection.execute(f"truncate {row['name']} cascade")
+
+
+@pytest.mark.parametrize("function", ["delete_stream", "purge_stream"])
+async def test_the_global_sequence_is_not_deleted_by_hand(
+    store: PostgresStore, connection: Connection, function: str
+) -> None:
+    head = (await append(store, APPLES)).first_position
+    with pytest.raises(asyncpg.InvalidParameterValueError, match="global sequence"):
+        await connection.fetch(f"select * from waybill.{function}('$all', -1)")
+    assert await store.stream_version("$all") == head
+
+
 # --- A hard delete opens the guard for itself only
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import asyncpg
 import pytest
 from structlog.testing import capture_logs
 
@@ -83,6 +84,25 @@ async def test_an_event_that_fails_holds_up_its_stream_only(store: PostgresStore
     assert (failed.reason, failed.attempts) == ("ZeroDivisionError: a worm at 2", 5)
     (said,) = [entry for entry in logs if entry["event"] == "handler.parked"]
     assert (said["position"], said["type"], said["log_level"]) == (2, "Wormy", "error")
+
+
+async def test_an_error_that_lies_in_no_event_parks_none_and_is_got_over(store: PostgresStore) -> None:
+    allowed, refused, seen = False, 0, list[str]()
+
+    def handle(events: Sequence[RecordedEvent]) -> None:
+        nonlocal refused
+        if not allowed:
+            refused += 1
+            raise asyncpg.InsufficientPrivilegeError("permission denied for table claims")
+        seen.extend(event.stream_id for event in events)
+
+    await happen(store, "apples", "Eaten")
+    async with handling(store, handler(handle)):
+        await eventually(lambda: refused > driver._ATTEMPTS + 2, within=30)
+        assert await parking.counts([store.pool]) == {}
+        allowed = True
+        await handled_up_to_now(store, "taster")
+    assert seen == ["apples"]
 
 
 async def test_a_retry_after_the_fix_brings_the_stream_up_to_date_in_order(store: PostgresStore) -> None:

@@ -174,6 +174,15 @@ async def test_both_stores_are_looked_through_and_the_urgent_comes_first(
         assert positions(await parking.still_parked(places, marked)) == [1, 2, 6]
 
 
+async def test_where_both_stores_are_one_database_one_event_is_discarded(
+    store: PostgresStore, event_store_url: str, fruits: list[RecordedEvent]
+) -> None:
+    await failed(store.pool, fruits, 1, 2, 3)
+    async with open_pool(event_store_url, 1) as views:
+        assert positions(await parking.request_discard([store.pool, views], ME, APPLES)) == [1, 2, 3]
+    assert await states(store.pool) == {1: "discarded", 2: "retry", 3: "retry"}
+
+
 async def test_an_event_is_found_by_its_id_in_whatever_stream(store: PostgresStore) -> None:
     first, *_, last = await store.read_all()
     found = await store.find_events([last.event_id, uuid4(), first.event_id])

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from random import Random
+from typing import Any
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -394,3 +395,49 @@ async def test_workers_that_are_killed_again_and_again_while_they_write_and_rebu
         await eventually(projected.is_over, within=30)
         await caught_up(projected.store, projected.read_store_url)
     assert await projected.findings() == []
+
+
+async def test_a_read_model_that_is_ahead_of_the_events_is_mended_by_a_rebuild(projected: ReadSide):
+    # An older backup of the event store was restored.
+    await projected.execute("update projection_versions set last_seen_event_number = last_seen_event_number + 100")
+    assert (await projected.waybill("projection", "rebuild", "orders")).code == 0
+    assert await projected.position("orders") == await projected.store.stream_version("$all")
+
+
+async def test_what_is_discarded_while_a_rebuild_runs_stays_discarded(projected: ReadSide):
+    await projected.execute(
+        """
+        insert into waybill.parked (subscriber, position, stream_id, event_id, event_type, state, reason, attempts)
+        values ('orders', 1, 'it', gen_random_uuid(), 'Order.OrderCreated', 'failed', 'it', 1)
+        """
+    )
+    await projected.begin_slowly()
+    await projected.execute(
+        """
+        insert into waybill.parked (subscriber, position, stream_id, event_id, event_type, state, reason, attempts)
+        select 'orders_next', position, stream_id, event_id, event_type, state, reason, attempts from waybill.parked
+        """,
+        "update waybill.parked set state = 'discarded' where subscriber = 'orders'",
+    )
+    await projected.hurry()
+    async with projecting(projected.store, *projected.urls):
+        await eventually(projected.is_over, within=30)
+    found = await rows(projected.read_store_url, "select subscriber, state from waybill.parked")
+    assert found == [("orders", "discarded")]
+
+
+async def test_an_audit_finds_nothing_wrong_while_a_rebuild_wants_to_switch(
+    projected: ReadSide, monkeypatch: pytest.MonkeyPatch
+):
+    read_all, rebuilds = projected.store.read_all, list[asyncio.Task[Any]]()
+
+    async def meanwhile(**what: Any) -> Any:
+        if not rebuilds:
+            rebuilds.append(asyncio.create_task(projected.waybill("projection", "rebuild", "orders")))
+            # Time enough for all of it, if nothing kept it from switching.
+            await asyncio.wait(rebuilds, timeout=3)
+        return await read_all(**what)
+
+    monkeypatch.setattr(projected.store, "read_all", meanwhile)
+    assert await projected.findings() == []
+    assert (await rebuilds[0]).code == 0
