@@ -297,10 +297,11 @@ class MemoryStore:
     # --- What is kept beside the events
 
     async def record_snapshot(self, snapshot: Snapshot) -> None:
-        held = self._snapshots.get(snapshot.source_id)
         stream = self._streams.get(snapshot.source_id)
-        ahead = held and stream and held.source_version > stream.version
-        if held is None or ahead or held.source_version < snapshot.source_version:
+        if stream is None:
+            return
+        held = self._snapshots.get(snapshot.source_id)
+        if held is None or held.source_version > stream.version or held.source_version < snapshot.source_version:
             self._snapshots[snapshot.source_id] = snapshot
 
     async def reserve(self, claim: Claim, command_id: UUID, *, lease_seconds: float) -> ReserveOutcome:

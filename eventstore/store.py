@@ -318,7 +318,7 @@ class EventStore(Protocol):
         ...
 
     async def record_snapshot(self, snapshot: Snapshot) -> None:
-        """Keep the snapshot, unless there is a newer one already that isn't ahead of its stream."""
+        """Keep the snapshot of a stream that exists, unless there is a newer one already that isn't ahead of it."""
         ...
 
     async def reserve(self, claim: Claim, command_id: UUID, *, lease_seconds: float) -> ReserveOutcome:

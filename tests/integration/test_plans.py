@@ -15,6 +15,8 @@ STATEMENTS = {
     "read_backward": "'stream-1', 0, 1000",
     "read_all": "0, 1000",
     "kept_products": "'stream-1'",
+    "recall": "gen_random_uuid(), gen_random_uuid()",
+    "record_snapshot": "'stream-1', 1, 'Fruit', '{}', '{}'",
 }
 
 
