@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from typing import TypeVar
 from uuid import UUID
 
@@ -37,9 +38,10 @@ log = structlog.get_logger(__name__)
 
 _EXPECTED = {"any": -1, "no_stream": -2, "stream_exists": -3}
 
+_LOCKED = (asyncpg.DeadlockDetectedError, asyncpg.LockNotAvailableError)
 RACES = (
+    *_LOCKED,
     asyncpg.SerializationError,
-    asyncpg.DeadlockDetectedError,
     asyncpg.UniqueViolationError,
     asyncpg.ForeignKeyViolationError,
 )
@@ -62,6 +64,10 @@ UNAVAILABLE = (
 _ATTEMPTS = 8
 _PATIENCE = 30.0
 
+# Longer than our own processes wait for each other as a rule.
+_GIVE_WAY = "set lock_timeout = '30ms'"
+_HASTY_SECONDS = 60.0
+
 
 async def again(
     call: Callable[[], Awaitable[T]], *, after: tuple[type[Exception], ...], within: float | None = None
@@ -69,19 +75,20 @@ async def again(
     """What `call` gives, which is made again after such errors: a few times within about a second.
 
     All attempts together take `within` seconds at most, half a minute as a rule: then TimeoutError, and nobody knows
-    whether the last one was done.
+    whether the last one was done. Who meets another program's locks may be unlucky as often as that takes.
     """
+    attempt = 1
     async with asyncio.timeout(within or _PATIENCE):
-        for attempt in range(1, _ATTEMPTS):
+        while True:
             try:
                 return await call()
             except after as error:
                 # asyncpg's complaints about wrong arguments are interface errors, too.
-                if isinstance(error, ValueError):
+                if attempt == _ATTEMPTS or isinstance(error, ValueError):
                     raise
                 log.info("store.again", attempt=attempt, reason=type(error).__name__)
+                attempt += not isinstance(error, _LOCKED)
             await asyncio.sleep(random.uniform(0, 0.01 * 2**attempt))  # noqa: S311 - jitter, no secret
-        return await call()
 
 
 @dataclass(slots=True, eq=False)
@@ -111,6 +118,7 @@ class Appender:
         self._queue: OrderedDict[_Waiting, None] = OrderedDict()
         self._room = asyncio.Semaphore(self.MAX_WAITING)
         self._task: asyncio.Task[None] | None = None
+        self._hasty_until = 0.0
         self.batches = 0
         self.appends = 0
 
@@ -188,12 +196,26 @@ class Appender:
                 waiting.answer.set_exception(outcome)
 
     async def _send(self, appends: Sequence[Append]) -> Sequence[Appended | Exception]:
-        arguments = _arguments(appends)
-        rows = await again(lambda: self._line.fetch(self._statement, *arguments), after=(*RACES, *UNAVAILABLE))
+        call = partial(self._call, *_arguments(appends))
+        rows = await again(call, after=(*RACES, *UNAVAILABLE))
         return [
             _outcome(append, row["outcome"], row["first_version"], row["first_position"], row["created_at"])
             for append, row in zip(appends, rows, strict=True)
         ]
+
+    async def _call(self, *arguments: object) -> list[asyncpg.Record]:
+        now = asyncio.get_running_loop().time()
+        if self._hasty_until and now > self._hasty_until:
+            await self._line.fetch("reset lock_timeout")
+            self._hasty_until = 0.0
+        try:
+            return await self._line.fetch(self._statement, *arguments)
+        except asyncpg.DeadlockDetectedError:
+            # Only another program takes rows in another order than we do. PostgreSQL needs a second to find that out,
+            # in which nobody appends. So for a while we give way long before.
+            self._hasty_until = now + _HASTY_SECONDS
+            await self._line.fetch(_GIVE_WAY)
+            raise
 
 
 def is_outage(error: Exception) -> bool:

@@ -325,6 +325,44 @@ async def test_a_pool_leaves_a_server_that_takes_no_writes_any_more(event_store_
         assert await store.reserve(claim, uuid4(), lease_seconds=60) == "reserved"
 
 
+# --- Another program takes rows in another order
+
+
+async def test_after_a_deadlock_appends_give_way_before_there_is_another_one(
+    store: PostgresStore, other: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await append(store, APPLES)
+
+    async def both_want_what_the_other_has() -> bool:
+        """Whether the other program was spared."""
+        spared, ours = True, None
+        try:
+            async with held_up(other):
+                ours = begun(store, APPLES)
+                await waiting_backend(other)
+                await other.execute("update public.streams set stream_version = stream_version")
+        except asyncpg.DeadlockDetectedError:
+            spared = False
+        assert ours
+        await ours
+        return spared
+
+    deadlocks = 0
+    while not deadlocks:
+        with capture_logs() as said:
+            await both_want_what_the_other_has()
+        deadlocks = sum(line["reason"] == "DeadlockDetectedError" for line in said)
+    with capture_logs() as said:
+        assert await both_want_what_the_other_has()
+    assert {line["reason"] for line in said} == {"LockNotAvailableError"}
+    # When the other program is gone, waiting is right again.
+    monkeypatch.setattr(store.appender, "_hasty_until", 0.1)
+    await append(store, APPLES)
+    assert await store.appender._line.fetch("show lock_timeout") == [("0",)]
+    versions = numbers(await store.read_stream(APPLES))
+    assert versions == list(range(1, len(versions) + 1))
+
+
 # --- How much waits, and how long
 
 
