@@ -14,6 +14,7 @@ from uuid import UUID
 
 from eventstore.store import (
     ALL_STREAM,
+    LAST,
     Answer,
     Append,
     Appended,
@@ -247,10 +248,10 @@ class MemoryStore:
         return [event for event in events if event.number > after][:limit]
 
     async def read_all(
-        self, *, after: int = 0, limit: int = 1000, types: Sequence[str] | None = None
+        self, *, after: int = 0, until: int = LAST, limit: int = 1000, types: Sequence[str] | None = None
     ) -> list[RecordedEvent]:
         wanted = [event for event in self._all.events if types is None or event.type in types]
-        return [event for event in wanted if event.number > after][:limit]
+        return [event for event in wanted if after < event.number <= until][:limit]
 
     async def find_events(self, event_ids: Sequence[UUID]) -> list[RecordedEvent]:
         found = {event_id: self._events[event_id] for event_id in event_ids if event_id in self._events}

@@ -73,28 +73,28 @@ order by here.stream_version desc
 limit $3;
 
 -- name: read_all
--- Events of the global sequence after a position. $1 after, $2 limit.
+-- Events of the global sequence after a position. $1 after, $2 the last position, $3 limit.
 select event_id, here.stream_version as number, here.stream_version as position, original.stream_uuid,
   here.original_stream_version as version, event_type as type, data, metadata, causation_id, correlation_id,
   events.created_at
 from public.stream_events as here
 join public.events using (event_id)
 join public.streams as original on original.stream_id = here.original_stream_id
-where here.stream_id = 0 and here.stream_version > $1
+where here.stream_id = 0 and here.stream_version > $1 and here.stream_version <= $2
 order by here.stream_version
-limit $2;
+limit $3;
 
 -- name: read_all_of_types
--- Events of the global sequence after a position, of some types only. $1 after, $2 limit, $3 types.
+-- Events of the global sequence after a position, of some types only. $1 after, $2 the last position, $3 limit, $4 types.
 select event_id, here.stream_version as number, here.stream_version as position, original.stream_uuid,
   here.original_stream_version as version, event_type as type, data, metadata, causation_id, correlation_id,
   events.created_at
 from public.stream_events as here
 join public.events using (event_id)
 join public.streams as original on original.stream_id = here.original_stream_id
-where here.stream_id = 0 and here.stream_version > $1 and event_type = any ($3)
+where here.stream_id = 0 and here.stream_version > $1 and here.stream_version <= $2 and event_type = any ($4)
 order by here.stream_version
-limit $2;
+limit $3;
 
 -- name: stream
 -- Where a stream stands.
