@@ -14,7 +14,6 @@ import structlog
 import uvloop
 from prometheus_client import start_http_server
 from temporalio.client import Client
-from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.envconfig import ClientConfig
 
 import settings as configuration
@@ -27,6 +26,7 @@ from projections.handlers.registry import all_handlers
 from projections.registry import PROJECTIONS
 from projections.runner import run as run_projections
 from settings import Settings
+from workflows.encryption import data_converter
 from workflows.runs import wake as wake_run
 from workflows.search_attributes import register_search_attributes
 from workflows.worker import order_worker
@@ -60,7 +60,8 @@ async def running(settings: Settings) -> AsyncGenerator[None]:
             resources.enter_context(_metrics(settings.metrics_host, settings.metrics_port))
         store = await resources.enter_async_context(AdoptedStore.open(settings.event_store_url, settings.pool_size))
         client = await Client.connect(
-            **ClientConfig.load_client_connect_config(), data_converter=pydantic_data_converter
+            **ClientConfig.load_client_connect_config(),
+            data_converter=data_converter(settings.payload_keys, settings.payload_key),
         )
         await register_search_attributes(client)
         if settings.projections:
@@ -117,6 +118,7 @@ async def _handling(settings: Settings, store: AdoptedStore, client: Client) -> 
         task_queue=settings.task_queue,
         idle_seconds=settings.order_idle_timeout,
         step_seconds=settings.command_timeout,
+        discreet=settings.payload_key is not None,
     )
     async with AsyncExitStack() as resources:
         views = None
