@@ -12,7 +12,7 @@ from difflib import get_close_matches
 from functools import cache
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, ValidationError, field_validator
+from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from api.keys import ApiKey
@@ -60,6 +60,10 @@ class Settings(BaseSettings):
     """Open orders that one worker process keeps in memory between commands."""
     worker_shutdown_timeout: PositiveFloat = 10
     """How long a stopping worker lets running steps finish."""
+    deployment_name: str | None = Field(default=None, pattern=r"^[^.:\s]+$", max_length=200)
+    """Worker Versioning: the name under which Temporal knows the versions of these workers; not set = unversioned."""
+    build_id: str | None = Field(default=None, pattern=r"^\S+$", max_length=200, validate_default=True)
+    """Worker Versioning: which version of the code this worker runs."""
     projections: bool = True
     """Whether this worker process takes part in running the projections and the event handlers."""
     projection_batch: PositiveInt = 2000
@@ -111,6 +115,13 @@ class Settings(BaseSettings):
             raise ValueError("must begin with postgresql://")
         return url
 
+    @field_validator("build_id")
+    @classmethod
+    def _goes_with_a_name(cls, build_id: str | None, info: ValidationInfo) -> str | None:
+        if (build_id is None) != (info.data.get("deployment_name") is None):
+            raise ValueError("WAYBILL_DEPLOYMENT_NAME and WAYBILL_BUILD_ID have to be set together")
+        return build_id
+
     @field_validator("api_keys", mode="before")
     @classmethod
     def _are_keys(cls, entries: object) -> object:
@@ -130,6 +141,11 @@ class Settings(BaseSettings):
         if isinstance(self.snapshot_every, int):
             return self.snapshot_every
         return self.snapshot_every.get(aggregate, 0)
+
+    @property
+    def worker_version(self) -> tuple[str, str] | None:
+        """Deployment name and build id, if workers are versioned."""
+        return (self.deployment_name, self.build_id) if self.deployment_name and self.build_id else None
 
     @property
     def idle_timeout(self) -> timedelta:

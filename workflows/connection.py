@@ -1,0 +1,51 @@
+"""How every process of Waybill reaches Temporal: by the environment that all Temporal programs read.
+
+Temporal's client says what is wrong in the notation of its own libraries; here it is told for who has to mend it.
+"""
+
+from typing import Any
+
+from temporalio.client import Client
+from temporalio.contrib.pydantic import pydantic_data_converter
+from temporalio.envconfig import ClientConfig
+
+_DEFAULT_ADDRESS = "localhost:7233"
+
+# What to look for in the client's words, and what it means. The first one that is found counts.
+_MEANINGS = (
+    ("InvalidContentType", "TLS is on (by TEMPORAL_TLS* or TEMPORAL_API_KEY), but the server talks without it"),
+    ("UnknownIssuer", "who has signed the server's certificate isn't known: see TEMPORAL_TLS_SERVER_CA_CERT_PATH"),
+    ("NotValidForName", "the server's certificate is for another name: see TEMPORAL_TLS_SERVER_NAME"),
+    ("InvalidCertificate", "the server's certificate is not valid"),
+    ("PrivateKeyParseError", "the client's certificate or key can't be read: see TEMPORAL_TLS_CLIENT_*"),
+    ("Unauthenticated", "the server refuses the client: see TEMPORAL_API_KEY and TEMPORAL_TLS_CLIENT_*"),
+    ("PermissionDenied", "the server refuses the client: see TEMPORAL_API_KEY and TEMPORAL_NAMESPACE"),
+    ("get_system_info", "the server has cut the connection: it may want TLS (TEMPORAL_TLS) or a client's certificate"),
+    ("dns error", "no such host"),
+    ("Connection refused", "connection refused"),
+)
+
+
+async def connect(*, lazy: bool = False) -> Client:
+    """A client as TEMPORAL_* say, with Waybill's data converter; `lazy`: it connects when it is first needed.
+
+    Raises ConnectionError, in one line, if these settings or the server won't do.
+    """
+    try:
+        config: Any = ClientConfig.load_client_connect_config()
+    except (RuntimeError, OSError) as error:
+        # The first is the SDK's for what can't be understood, the second is about a file that is named there.
+        raise ConnectionError(f"Temporal: {_one_line(error)}") from None
+    address = config.setdefault("target_host", _DEFAULT_ADDRESS)
+    try:
+        return await Client.connect(**config, data_converter=pydantic_data_converter, lazy=lazy)
+    except (RuntimeError, ValueError) as error:
+        raise ConnectionError(f"no Temporal at {address}: {_meaning(_one_line(error))}") from None
+
+
+def _meaning(told: str) -> str:
+    return next((meaning for sign, meaning in _MEANINGS if sign in told), told)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
