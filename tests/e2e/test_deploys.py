@@ -65,9 +65,8 @@ async def steps(orders: Orders, order_id: UUID) -> list[str]:
     """The steps that the order's latest run has taken."""
     history = await orders.client.get_workflow_handle(workflow_id(order_id)).fetch_history()
     markers = [event.marker_recorded_event_attributes for event in history.events]
-    told = [
-        marker.details["data"].payloads[0].data for marker in markers if marker.marker_name == "core_local_activity"
-    ]
+    local = [marker for marker in markers if marker.marker_name == "core_local_activity"]
+    told = [marker.details["data"].payloads[0].data for marker in local]
     names = ("ValidateCommand", "EnrichCommand", "ReserveUniqueness", "ExecuteAndAppend", "RecallOrder")
     return [next(name for name in names if name.encode() in data) for data in told]
 
@@ -94,8 +93,8 @@ async def test_a_patched_workflow_goes_on_with_open_runs_and_replay_finds_one_th
     await eventually(exported)
     forbidden = await CommandLine(environment | changed(FORBIDDEN))("history", "replay", open_runs)
     assert forbidden.code == 1
-    assert f"{workflow_id(old_order)}." in forbidden.out
-    assert "Nondeterminism error" in forbidden.out
+    assert forbidden.out.startswith(f"{workflow_id(old_order)}.")
+    assert "FAILED" in forbidden.out
     allowed = await CommandLine(patched)("history", "replay", open_runs)
     assert (allowed.code, allowed.out.splitlines()[-1]) == (0, "replayed: 1, failed: 0")
 
