@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from functools import partial
 
 import httpx2
 import psutil
@@ -30,16 +31,15 @@ async def run() -> None:
     for kind in ("temporal", "workers", "api", "postgres", "load", "all", "of the machine"):
         table.add_column(kind, justify="right")
     for number in WORKERS:
-        async with throwaway.stack(workers=number) as record:
-            async with httpx2.AsyncClient(base_url=record.api_url, timeout=60) as http:
-                for clients in CLIENTS:
-                    await measure("warm-up", clients, lambda: lifecycle(http), seconds=SECONDS / 4)
-                    before, began = _cpu(record), time.perf_counter()
-                    measured = await measure(_name(number), clients, lambda: lifecycle(http), seconds=SECONDS)
-                    took = time.perf_counter() - began
-                    spent = {kind: seconds - before[kind] for kind, seconds in _cpu(record).items()}
-                    figures.append(measured)
-                    table.add_row(str(number), str(clients), *_row(spent, measured.done, took))
+        async with throwaway.stack(workers=number) as record, _client(record) as http:
+            for clients in CLIENTS:
+                await measure("warm-up", clients, partial(lifecycle, http), seconds=SECONDS / 4)
+                before, began = _cpu(record), time.perf_counter()
+                measured = await measure(_name(number), clients, partial(lifecycle, http), seconds=SECONDS)
+                took = time.perf_counter() - began
+                spent = {kind: seconds - before[kind] for kind, seconds in _cpu(record).items()}
+                figures.append(measured)
+                table.add_row(str(number), str(clients), *_row(spent, measured.done, took))
     rate = {(each.variant, each.clients): each.per_second for each in figures}
     report(
         "workers",
@@ -51,6 +51,10 @@ async def run() -> None:
         ],
     )
     Console(width=110).print(table)
+
+
+def _client(record: Record) -> httpx2.AsyncClient:
+    return httpx2.AsyncClient(base_url=record.api_url, timeout=60)
 
 
 def _name(workers: int) -> str:
@@ -76,12 +80,12 @@ def _cpu(record: Record) -> dict[str, float]:
 
 
 def _spent(pids: Iterable[int], *, children: bool = True) -> float:
-    """With what their children have spent that still run: PostgreSQL works in one for each connection."""
+    """With what their children have spent, those that run and those that have ended: PostgreSQL works in children."""
     total = 0.0
     for pid in pids:
         process = psutil.Process(pid)
         for each in (process, *(process.children(recursive=True) if children else ())):
             with suppress(psutil.NoSuchProcess):
                 times = each.cpu_times()
-                total += times.user + times.system
+                total += times.user + times.system + (times.children_user + times.children_system if children else 0)
     return total
