@@ -235,11 +235,12 @@ def migrate(*, temporal: bool) -> None:
 
 
 async def _register() -> list[str]:
+    from settings import temporal
     from workflows.connection import connect
     from workflows.search_attributes import NotRegistrable, register
 
     try:
-        return await register(await connect())
+        return await register(await connect(temporal()))
     except NotRegistrable as missing:
         raise click.ClickException(f"Temporal: {missing}") from None
 

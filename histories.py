@@ -24,6 +24,7 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.runtime import LoggingConfig, Runtime, TelemetryConfig, TelemetryFilter
 from temporalio.worker import Replayer
 
+import settings
 from workflows.connection import connect
 from workflows.messages import WORKFLOW_TYPE, workflow_id
 from workflows.order import OrderWorkflow
@@ -136,7 +137,7 @@ def replay_command(sources: Sequence[Path], *, as_json: bool) -> None:
 
 
 async def _export(query: str, limit: int | None, keep: Callable[[WorkflowHistory], None]) -> int:
-    client = await connect()
+    client = await connect(settings.temporal())
     count = 0
     async for exported in client.list_workflows(query, limit=limit).map_histories():
         keep(exported)

@@ -103,7 +103,7 @@ async def running(settings: Settings) -> AsyncGenerator[asyncio.Event]:
         if settings.metrics_port is not None:
             resources.enter_context(_metrics(settings.metrics_host, settings.metrics_port))
         store = await resources.enter_async_context(AdoptedStore.open(settings.event_store_url, settings.pool_size))
-        client = await connect()
+        client = await connect(configuration.temporal())
         await register_search_attributes(client)
         if settings.projections:
             await resources.enter_async_context(_projecting(settings, store, broken))

@@ -14,6 +14,7 @@ from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
 
+import settings as configuration
 from api import blocked_products, events, handlers, health, openapi, orders, parked, problem_pages, problems, shipments
 from api.auth import Authentication, is_loopback
 from api.commands import Commands
@@ -141,7 +142,7 @@ async def _open(settings: Settings) -> AsyncGenerator[Gateway]:
         await stack.enter_async_context(listening(settings.read_store_url, PROJECTIONS_CHANNEL, consistency.heard))
         live = await stack.enter_async_context(_live(settings, store))
         # It connects when it is first needed: the gateway also starts while Temporal is away.
-        temporal = await connect(lazy=True)
+        temporal = await connect(configuration.temporal(), lazy=True)
         yield Gateway(
             settings=settings,
             store=store,

@@ -1,15 +1,13 @@
-"""How every process of Waybill reaches Temporal: by the environment that all Temporal programs read.
+"""How every process of Waybill reaches Temporal.
 
 Temporal's client says what is wrong in the notation of its own libraries; here it is told for who has to mend it.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
-from temporalio.envconfig import ClientConfig
-
-_DEFAULT_ADDRESS = "localhost:7233"
 
 # What to look for in the client's words, and what it means. The first one that is found counts.
 _MEANINGS = (
@@ -26,26 +24,18 @@ _MEANINGS = (
 )
 
 
-async def connect(*, lazy: bool = False) -> Client:
-    """A client as TEMPORAL_* say, with Waybill's data converter; `lazy`: it connects when it is first needed.
+async def connect(config: Mapping[str, Any], *, lazy: bool = False) -> Client:
+    """A client as TEMPORAL_* say (settings.temporal()), with Waybill's data converter.
 
-    Raises ConnectionError, in one line, if these settings or the server won't do.
+    With `lazy` it connects when it is first needed. Otherwise raises ConnectionError, in one line, if the server isn't
+    there, or these settings won't do.
     """
-    try:
-        config: Any = ClientConfig.load_client_connect_config()
-    except (RuntimeError, OSError) as error:
-        # The first is the SDK's for what can't be understood, the second is about a file that is named there.
-        raise ConnectionError(f"Temporal: {_one_line(error)}") from None
-    address = config.setdefault("target_host", _DEFAULT_ADDRESS)
     try:
         return await Client.connect(**config, data_converter=pydantic_data_converter, lazy=lazy)
     except (RuntimeError, ValueError) as error:
-        raise ConnectionError(f"no Temporal at {address}: {_meaning(_one_line(error))}") from None
+        told = " ".join(str(error).split())
+        raise ConnectionError(f"no Temporal at {config['target_host']}: {_meaning(told)}") from None
 
 
 def _meaning(told: str) -> str:
     return next((meaning for sign, meaning in _MEANINGS if sign in told), told)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -16,6 +16,7 @@ from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.service import RPCError, RPCStatusCode
 
+import settings
 from command_line import CommandLine
 from support import eventually
 from tls import CERTIFICATES, NAME, behind_tls
@@ -51,7 +52,7 @@ async def to_namespace(address: str, namespace: str = "") -> Client:
 
 
 @pytest.mark.parametrize(
-    ("server", "settings"),
+    ("server", "given"),
     [
         ("plain", {}),
         ("tls", RIGHT),
@@ -60,18 +61,18 @@ async def to_namespace(address: str, namespace: str = "") -> Client:
         ("mutual", {name.replace("_PATH", "_DATA"): text(value) for name, value in CERTIFIED.items()}),
     ],
 )
-async def test_temporal_is_reached_as_the_environment_says(addresses, monkeypatch, server, settings):
+async def test_temporal_is_reached_as_the_environment_says(addresses, monkeypatch, server, given):
     monkeypatch.setenv("TEMPORAL_ADDRESS", addresses[server])
-    for name, value in settings.items():
+    for name, value in given.items():
         monkeypatch.setenv(name, value)
 
-    client = await connect()
+    client = await connect(settings.temporal())
 
     assert await client.service_client.check_health()
 
 
 @pytest.mark.parametrize(
-    ("server", "settings", "told"),
+    ("server", "given", "told"),
     [
         ("nobody", {}, "connection refused"),
         ("plain", {"TEMPORAL_TLS": "true"}, "TLS is on"),
@@ -85,13 +86,13 @@ async def test_temporal_is_reached_as_the_environment_says(addresses, monkeypatc
         ("plain", {"TEMPORAL_PROFILE": "production"}, "Profile 'production' not found"),
     ],
 )
-async def test_what_is_wrong_with_the_connection_is_told_in_one_line(addresses, monkeypatch, server, settings, told):
+async def test_what_is_wrong_with_the_connection_is_told_in_one_line(addresses, monkeypatch, server, given, told):
     monkeypatch.setenv("TEMPORAL_ADDRESS", addresses[server])
-    for name, value in settings.items():
+    for name, value in given.items():
         monkeypatch.setenv(name, value)
 
-    with pytest.raises(ConnectionError) as refused:
-        await connect()
+    with pytest.raises((ConnectionError, settings.SettingsError)) as refused:
+        await connect(settings.temporal())
 
     assert told in str(refused.value)
     assert "\n" not in str(refused.value)
