@@ -228,26 +228,43 @@ def codec_server(host: str, port: int) -> None:
         _TEMPORAL,
         "WAYBILL_TASK_QUEUE                                the queue to work on",
         "WAYBILL_METRICS_PORT                              serve /metrics and /livez there",
+        "WAYBILL_WORKER_SHUTDOWN_TIMEOUT                   how long TERM lets the steps that run finish",
+        "WAYBILL_DEPLOYMENT_NAME, WAYBILL_BUILD_ID         Worker Versioning, if you want it",
     )
 )
-def worker() -> None:
+@click.option(
+    "--processes",
+    type=click.IntRange(1, 256),
+    metavar="N",
+    default=1,
+    show_default=True,
+    help="So many workers side by side: one per core. What dies is started again.",
+)
+def worker(processes: int) -> None:
     """Run a worker: orders, their steps, projections, event handlers.
 
-    Start as many as you like, on as many hosts as you like. TERM lets the steps that run finish.
+    Start as many as you like, on as many hosts as you like. TERM lets the steps that run finish; a second one doesn't.
+    With --processes, WAYBILL_METRICS_PORT is the first process's port, and the others have those that follow.
     """
     from settings import load
 
     settings = load()
+    if processes > 1:
+        from fleet import main as run_several
+
+        sys.exit(run_several(settings, processes))
     from worker import main as run
 
     run(settings)
 
 
-@main.command(epilog=_reads(_DATABASES))
-def migrate() -> None:
-    """Create or update the tables of both databases.
+@main.command(epilog=_reads(_DATABASES, _TEMPORAL))
+@click.option("--temporal", is_flag=True, help="Make Temporal's namespace and the search attributes, too.")
+def migrate(*, temporal: bool) -> None:
+    """Create or update the tables of both databases, and with --temporal what Temporal has to know.
 
-    The databases must exist. Run it as often as you like, also twice at once.
+    The databases must exist. Run it as often as you like, also twice at once. Where an administrator has to make
+    something on the Temporal server (on Temporal Cloud, say), it tells what.
     """
     from settings import load
 
@@ -259,6 +276,19 @@ def migrate() -> None:
     configure_logging(settings.log_level, "console")
     _migrate("event store", settings.event_store_url, migrate_event_store)
     _migrate("read store", settings.read_store_url, migrate_read_store)
+    if temporal:
+        click.echo(f"Temporal: {', '.join(asyncio.run(_register())) or 'up to date'}")
+
+
+async def _register() -> list[str]:
+    from settings import temporal
+    from workflows.connection import connect
+    from workflows.search_attributes import NotRegistrable, register
+
+    try:
+        return await register(await connect(temporal()))
+    except NotRegistrable as missing:
+        raise click.ClickException(f"Temporal: {missing}") from None
 
 
 def _migrate(store: str, url: str, migrate: Callable[[str], Awaitable[list[str]]]) -> None:
@@ -288,10 +318,7 @@ def _can_be_mended(error: Exception) -> bool:
     import httpx2
     from temporalio.service import RPCError
 
-    if isinstance(error, asyncpg.PostgresError | asyncpg.InterfaceError | httpx2.TransportError | RPCError):
-        return True
-    # Temporal's client has no class of its own for a server that can't be reached.
-    return isinstance(error, RuntimeError) and str(error).startswith("Failed client connect")
+    return isinstance(error, asyncpg.PostgresError | asyncpg.InterfaceError | httpx2.TransportError | RPCError)
 
 
 def _leave(code: int) -> NoReturn:

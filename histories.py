@@ -14,27 +14,25 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 from uuid import UUID
 
 import click
 from google.protobuf.json_format import ParseError
-from temporalio.client import Client, WorkflowHistory
+from temporalio.client import WorkflowHistory
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.converter import DataConverter
-from temporalio.envconfig import ClientConfig
 from temporalio.runtime import LoggingConfig, Runtime, TelemetryConfig, TelemetryFilter
 from temporalio.worker import Replayer
 
-import settings as configuration
+import settings
+from workflows.connection import connect
 from workflows.encryption import data_converter
 from workflows.messages import WORKFLOW_TYPE, workflow_id
 from workflows.order import OrderWorkflow
 from workflows.worker import workflow_runner
 
 STDIO = "-"
-_DEFAULT_ADDRESS = "localhost:7233"
 _BEFORE_A_DEPLOY = """\b
 Before a deploy, with the new code:
   waybill history export --open open-runs
@@ -144,8 +142,7 @@ def replay_command(sources: Sequence[Path], *, as_json: bool) -> None:
 
 
 async def _export(query: str, limit: int | None, keep: Callable[[WorkflowHistory], None]) -> int:
-    connection: Any = {"target_host": _DEFAULT_ADDRESS, **ClientConfig.load_client_connect_config()}
-    client = await Client.connect(**connection)
+    client = await connect(settings.temporal())
     count = 0
     async for exported in client.list_workflows(query, limit=limit).map_histories():
         keep(exported)
@@ -164,7 +161,7 @@ def _writing_to(directory: Path) -> Callable[[WorkflowHistory], None]:
 
 async def _replay_and_print(sources: Sequence[Path], *, as_json: bool) -> int:
     count = failed = 0
-    converter = data_converter(configuration.load().payload_keys)
+    converter = data_converter(settings.load().payload_keys)
     async with aclosing(replay(_histories(sources), converter)) as results:
         async for each in results:
             count += 1
