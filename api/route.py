@@ -35,7 +35,9 @@ class Route(APIRoute):
     """A route whose query and body are read strictly, and whose validation errors are the domain's."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        in_full, in_short = super().get_route_handler(), self._without_query()
+        in_full, in_short = super().get_route_handler(), self._without_parameters()
+        # FastAPI leaves it open whether a header's name is written in its way or in Python's.
+        named = {field.alias.replace("_", "-").lower().encode() for field in self.dependant.header_params}
         model = _model(self)
         parameters = dict(_query_parameters(self.dependant))
         takes_nothing = model is None and not {"GET", "HEAD"} & set(self.methods or ())
@@ -45,7 +47,8 @@ class Route(APIRoute):
                 _check_query(request, parameters)
             if takes_nothing:
                 await _refuse_body(request)
-            handle = in_full if request.scope["query_string"] else in_short
+            asks = request.scope["query_string"] or not named.isdisjoint(name for name, _ in request.scope["headers"])
+            handle = in_full if asks else in_short
             try:
                 # Whatever a route waits for has bounds of its own; this one is for their sum.
                 async with asyncio.timeout(_patience(request)):
@@ -55,15 +58,16 @@ class Route(APIRoute):
 
         return handle_strictly
 
-    def _without_query(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """The handler for requests without a query: looking for each parameter of it costs more than a look-up by key.
+    def _without_parameters(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """The handler for requests that have no query and none of the route's headers.
 
-        What the parameters are then is said by the defaults of the route's function.
+        FastAPI looks for each parameter, which takes longer than the look-up of a row. What the parameters are then is
+        said by the defaults of the route's function.
         """
         whole = self.dependant
-        if any(field.field_info.is_required() for field in whole.query_params):
+        if any(field.field_info.is_required() for field in (*whole.query_params, *whole.header_params)):
             return super().get_route_handler()
-        self.dependant = replace(whole, query_params=[])
+        self.dependant = replace(whole, query_params=[], header_params=[])
         try:
             return super().get_route_handler()
         finally:
