@@ -72,8 +72,8 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
         redirect_slashes=False,
     )
-    for module in (orders, shipments, blocked_products, events, parked, handlers, health, problem_pages):
-        _add(app, module.router)
+    modules = (orders, shipments, blocked_products, events, parked, handlers, health, problem_pages)
+    app.router.routes[:0] = [route for module in modules for route in _routes(module.router)]
     problems.install(app)
     openapi.describe(app, secured=bool(settings.api_keys))
     serve_docs(app)
@@ -111,6 +111,8 @@ def serve(settings: Settings) -> None:
         lifespan="on",
         access_log=False,
         server_header=False,
+        # Anybody could name any address.
+        proxy_headers=False,
         log_config=None,
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
@@ -174,13 +176,13 @@ async def _connect() -> Client:
     return await Client.connect(**config, data_converter=pydantic_data_converter, lazy=True)
 
 
-def _add(app: FastAPI, router: APIRouter) -> None:
-    """Add routes to the app itself: FastAPI looks for a route in an included router twice, and finds it twice as late.
+def _routes(router: APIRouter) -> list[APIRoute]:
+    """Routes for the app itself: FastAPI looks for a route in an included router twice, and finds it twice as late.
 
     A path is compared with one route after the other, and most requests are questions: they come first.
     """
     routes = [route for route in router.routes if isinstance(route, APIRoute)]
-    for route in sorted(routes, key=lambda route: "GET" not in (route.methods or ())):
+    for route in routes:
         # The operation's name in the OpenAPI document.
         route.unique_id = route.name
-        app.router.routes.append(route)
+    return sorted(routes, key=lambda route: "GET" not in (route.methods or ()))
