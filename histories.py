@@ -14,7 +14,6 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 from uuid import UUID
 
@@ -22,16 +21,15 @@ import click
 from google.protobuf.json_format import ParseError
 from temporalio.client import Client, WorkflowHistory
 from temporalio.contrib.pydantic import pydantic_data_converter
-from temporalio.envconfig import ClientConfig
 from temporalio.runtime import LoggingConfig, Runtime, TelemetryConfig, TelemetryFilter
 from temporalio.worker import Replayer
 
+import settings
 from workflows.messages import WORKFLOW_TYPE, workflow_id
 from workflows.order import OrderWorkflow
 from workflows.worker import workflow_runner
 
 STDIO = "-"
-_DEFAULT_ADDRESS = "localhost:7233"
 _BEFORE_A_DEPLOY = """\b
 Before a deploy, with the new code:
   waybill history export --open open-runs
@@ -138,8 +136,7 @@ def replay_command(sources: Sequence[Path], *, as_json: bool) -> None:
 
 
 async def _export(query: str, limit: int | None, keep: Callable[[WorkflowHistory], None]) -> int:
-    connection: Any = {"target_host": _DEFAULT_ADDRESS, **ClientConfig.load_client_connect_config()}
-    client = await Client.connect(**connection)
+    client = await Client.connect(**settings.temporal())
     count = 0
     async for exported in client.list_workflows(query, limit=limit).map_histories():
         keep(exported)

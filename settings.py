@@ -1,7 +1,7 @@
 """Waybill's settings: environment variables with the prefix WAYBILL_, all of them listed in .env.example.
 
 Temporal's own (TEMPORAL_ADDRESS, TEMPORAL_NAMESPACE, TEMPORAL_API_KEY, TEMPORAL_TLS_*, profiles) are read by
-temporalio.envconfig and not repeated here.
+temporalio.envconfig; `temporal` says what it made of them.
 """
 
 import os
@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from datetime import timedelta
 from difflib import get_close_matches
 from functools import cache
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -22,6 +23,8 @@ PREFIX = "WAYBILL_"
 # Read by the tests, by the dev stack or by make, not by the processes.
 _FOREIGN = {"WAYBILL_TEMPORAL_BIN", "WAYBILL_POSTGRES_BIN"}
 _FOREIGN_PREFIXES = ("WAYBILL_TEST_", "WAYBILL_BENCH_")
+_TEMPORAL_ADDRESS = "localhost:7233"
+_PLACE = re.compile(r"(\[[0-9a-f:.]*\]|[^\[\]:]*)(:\d{1,5})?", re.IGNORECASE)
 _ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:\d+)?|https?://\[[0-9a-f:]+\](:\d+)?")
 
 
@@ -32,7 +35,9 @@ class SettingsError(Exception):
 class Settings(BaseSettings):
     """How this process runs. Times are in seconds."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="ignore", allow_inf_nan=False
+    )
 
     event_store_url: str = Field(default="postgresql://localhost:5432/event_store")
     """The database of events, claims and blocked products."""
@@ -109,6 +114,13 @@ class Settings(BaseSettings):
     def _is_postgres(cls, url: str) -> str:
         if not url.startswith(("postgresql://", "postgres://")):
             raise ValueError("must begin with postgresql://")
+        try:
+            places = urlsplit(url).netloc.rpartition("@")[2].split(",")
+        except ValueError:
+            places = ["["]
+        # The URL itself isn't told: it may hold a password.
+        if not all(map(_PLACE.fullmatch, places)):
+            raise ValueError("must be postgresql://user:password@host:port/database")
         return url
 
     @field_validator("api_keys", mode="before")
@@ -145,6 +157,28 @@ def load() -> Settings:
         first = invalid.errors(include_url=False)[0]
         name = PREFIX + "_".join(str(part) for part in first["loc"][:1]).upper()
         raise SettingsError(f"{name}: {first['msg']}") from None
+
+
+def temporal() -> dict[str, Any]:
+    """How Temporal's client connects. An empty variable is one that isn't set.
+
+    Raises SettingsError for a file that isn't there, or an address without a port.
+    """
+    # Loaded by who connects only: it takes as long as a short command does.
+    from temporalio.envconfig import ClientConfig  # noqa: PLC0415
+
+    try:
+        given: dict[str, Any] = {
+            **ClientConfig.load_client_connect_config(
+                override_env_vars={name: value for name, value in os.environ.items() if value}
+            )
+        }
+    except (OSError, RuntimeError, ValueError) as error:
+        raise SettingsError(f"TEMPORAL_* can't be used: {error}") from None
+    address = given.setdefault("target_host", _TEMPORAL_ADDRESS)
+    if not re.fullmatch(r"\S+:\d{1,5}", address):
+        raise SettingsError("TEMPORAL_ADDRESS has to be host:port")
+    return given
 
 
 @cache

@@ -15,7 +15,6 @@ import uvloop
 from prometheus_client import start_http_server
 from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
-from temporalio.envconfig import ClientConfig
 
 import settings as configuration
 from activities import all_activities
@@ -59,9 +58,7 @@ async def running(settings: Settings) -> AsyncGenerator[None]:
         if settings.metrics_port is not None:
             resources.enter_context(_metrics(settings.metrics_host, settings.metrics_port))
         store = await resources.enter_async_context(AdoptedStore.open(settings.event_store_url, settings.pool_size))
-        client = await Client.connect(
-            **ClientConfig.load_client_connect_config(), data_converter=pydantic_data_converter
-        )
+        client = await Client.connect(**configuration.temporal(), data_converter=pydantic_data_converter)
         await register_search_attributes(client)
         if settings.projections:
             await resources.enter_async_context(_projecting(settings, store))

@@ -15,8 +15,8 @@ from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
 from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
-from temporalio.envconfig import ClientConfig
 
+import settings as configuration
 from api import blocked_products, events, handlers, health, openapi, orders, parked, problem_pages, problems, shipments
 from api.auth import Authentication, is_loopback
 from api.commands import Commands
@@ -48,7 +48,17 @@ _KEEP_ALIVE_SECONDS = 75
 _SHUTDOWN_SECONDS = 10
 _ACROSS_ORIGINS: Mapping[str, Any] = {
     "allow_methods": ("GET", "HEAD", "POST", "PUT", "DELETE"),
-    "allow_headers": ("Authorization", "Content-Type", "Idempotency-Key", "If-Match", "If-None-Match", "Prefer"),
+    "allow_headers": (
+        "Authorization",
+        "Content-Type",
+        "Idempotency-Key",
+        "If-Match",
+        "If-None-Match",
+        "Last-Event-ID",
+        "Prefer",
+        "traceparent",
+        REQUEST_ID,
+    ),
     "expose_headers": ("ETag", "Link", "Location", "Preference-Applied", "Retry-After", CONSISTENCY, REQUEST_ID),
 }
 
@@ -99,7 +109,8 @@ def serve(settings: Settings) -> None:
             "`waybill api-key new ID --scope write` makes a key"
         )
     configure_logging(settings.log_level, settings.log_format)
-    # Within uvicorn it would be a stack trace.
+    # Within uvicorn these would be stack traces.
+    configuration.temporal()
     asyncio.run(_reach_databases(settings))
     config = uvicorn.Config(
         create_app(settings),
@@ -172,8 +183,7 @@ async def _live(settings: Settings, store: AdoptedStore) -> AsyncGenerator[Live]
 
 async def _connect() -> Client:
     """A client that connects when it is first needed: the gateway also starts while Temporal is away."""
-    config: Any = ClientConfig.load_client_connect_config()
-    return await Client.connect(**config, data_converter=pydantic_data_converter, lazy=True)
+    return await Client.connect(**configuration.temporal(), data_converter=pydantic_data_converter, lazy=True)
 
 
 def _routes(router: APIRouter) -> list[APIRoute]:

@@ -230,7 +230,18 @@ async def test_the_request_and_its_trace_are_known_to_the_event(story):
     headers = {"X-Request-Id": "desk-17-42", "traceparent": trace}
     created = await story.waybill.post("/orders", json=story.body, headers=headers)
     assert created.headers["x-request-id"] == "desk-17-42"
-    await story.waybill.post(f"{story.path}/complete", headers={"traceparent": "00-nonsense"})
-    created, completed = [orjson.loads(event.metadata) for event in await story.store.read_stream(str(story.order_id))]
+    await story.waybill.post(f"{story.path}/items", json=story.body["items"][0], headers={"traceparent": "00-nonsense"})
+    created, added = [orjson.loads(event.metadata) for event in await story.store.read_stream(str(story.order_id))]
     assert (created["request_id"], created["traceparent"]) == ("desk-17-42", trace)
-    assert "traceparent" not in completed
+    assert "traceparent" not in added
+
+
+async def test_the_shipment_of_an_order_is_known_to_belong_to_the_request_that_completed_it(story):
+    trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    await story.waybill.post("/orders", json=story.body)
+    headers = {"X-Request-Id": "desk-17-43", "traceparent": trace}
+    completed = await story.waybill.post(f"{story.path}/complete", headers=headers)
+    (created,) = await story.store.read_stream(completed.json()["shipment_id"])
+    metadata = orjson.loads(created.metadata)
+    assert (metadata["command"], metadata["actor"]) == ("CreateShipment", "waybill")
+    assert (metadata["request_id"], metadata["traceparent"]) == ("desk-17-43", trace)
