@@ -1,6 +1,7 @@
 """The gateway's composition root: here its resources are opened and closed, and its routes put together."""
 
 import asyncio
+import resource
 import socket
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -8,6 +9,7 @@ from importlib.metadata import version
 from typing import Any
 
 import limits
+import structlog
 import uvicorn
 from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
@@ -36,6 +38,8 @@ from observability import configure_logging
 from projections.queries import ReadStore
 from projections.runner import PROJECTIONS_CHANNEL
 from settings import Settings, SettingsError
+
+log = structlog.get_logger(__name__)
 
 DESCRIPTION = """\
 Waybill takes orders to shipments: durable commands on Temporal, events in PostgreSQL, read models that can be rebuilt.
@@ -112,6 +116,7 @@ def serve(settings: Settings) -> None:
     # Within uvicorn these would be stack traces.
     configuration.temporal()
     asyncio.run(_reach_databases(settings))
+    _open_as_many_files_as_allowed(settings.max_connections)
     config = uvicorn.Config(
         create_app(settings),
         host=settings.api_host,
@@ -139,6 +144,15 @@ class Server(uvicorn.Server):
         app: Any = self.config.app
         app.state.gateway.live.close()
         await super().shutdown(sockets)
+
+
+def _open_as_many_files_as_allowed(connections: int) -> None:
+    """Each connection is a file, and a process may open few unless it asks for more."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):  # some systems allow less than they say
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    (log.info if limit > connections else log.warning)("gateway.open_files", limit=limit, connections=connections)
 
 
 async def _reach_databases(settings: Settings) -> None:
