@@ -11,6 +11,7 @@ from datetime import timedelta
 from difflib import get_close_matches
 from functools import cache
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -25,6 +26,7 @@ PREFIX = "WAYBILL_"
 _FOREIGN = {"WAYBILL_TEMPORAL_BIN", "WAYBILL_POSTGRES_BIN"}
 _FOREIGN_PREFIXES = ("WAYBILL_TEST_", "WAYBILL_BENCH_")
 _TEMPORAL_ADDRESS = "localhost:7233"
+_PLACE = re.compile(r"(\[[0-9a-f:.]*\]|[^\[\]:]*)(:\d{1,5})?", re.IGNORECASE)
 _ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:\d+)?|https?://\[[0-9a-f:]+\](:\d+)?")
 
 
@@ -35,7 +37,9 @@ class SettingsError(Exception):
 class Settings(BaseSettings):
     """How this process runs. Times are in seconds."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="ignore", allow_inf_nan=False
+    )
 
     event_store_url: str = Field(default="postgresql://localhost:5432/event_store")
     """The database of events, claims and blocked products."""
@@ -121,6 +125,13 @@ class Settings(BaseSettings):
     def _is_postgres(cls, url: str) -> str:
         if not url.startswith(("postgresql://", "postgres://")):
             raise ValueError("must begin with postgresql://")
+        try:
+            places = urlsplit(url).netloc.rpartition("@")[2].split(",")
+        except ValueError:
+            places = ["["]
+        # The URL itself isn't told: it may hold a password.
+        if not all(map(_PLACE.fullmatch, places)):
+            raise ValueError("must be postgresql://user:password@host:port/database")
         return url
 
     @field_validator("build_id")

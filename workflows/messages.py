@@ -27,6 +27,9 @@ class Memory(Value):
     """OPEN, COMPLETED, SHIPPED or DELETED; None as long as there is no order."""
     owed: UUID | None = None
     """The OrderCompleted event that waits for its shipment."""
+    request_id: str = ""
+    traceparent: str = ""
+    """Of the request that completed the order: its shipment's creation belongs to it, too."""
     unsure: bool = False
     """Something may have been done that this run doesn't know of: look it up before anything else."""
     milestones: tuple[Milestone, ...] = ()

@@ -11,6 +11,7 @@ import pytest
 
 import eventstore.migrate
 import projections.migrate
+from api.keys import generate
 from databases import Databases
 from eventstore.postgres import PostgresStore
 from faults import interposed
@@ -323,3 +324,18 @@ async def test_a_gateway_that_stops_ends_its_streams_first(settings, store):
         # What is cut off by force ends without the mark of the end.
         for listener in listeners:
             await listener.rest()
+
+
+async def test_a_key_that_is_dropped_ends_its_streams_with_the_restart_that_drops_it(settings):
+    (key, kept), (_, other) = (generate("desk", "read") for _ in range(2))
+    bearer = {"Authorization": f"Bearer {key}"}
+    async with AsyncExitStack() as clients:
+        async with serving(settings.model_copy(update={"api_keys": (kept, other)})) as gateway:
+            listener = await clients.enter_async_context(Listener.at(gateway.port, "/events", **bearer))
+            assert listener.head.startswith("HTTP/1.1 200 ")
+        await listener.rest()
+    async with (
+        serving(settings.model_copy(update={"api_keys": (other,)})) as gateway,
+        Listener.at(gateway.port, "/events", **bearer) as refused,
+    ):
+        assert refused.head.startswith("HTTP/1.1 401 ")
