@@ -261,6 +261,7 @@ class Owner:
         except AssertionError:
             caught = False
         else:
+            assert waits
             caught = waits["in_copy"] or not in_copy
         if not caught:
             self.goes_on()
