@@ -23,7 +23,8 @@ from eventstore.store import ALL_STREAM, EventStore, RecordedEvent
 from projections import builds
 from projections.builds import Build
 from projections.faults import describe, is_outage
-from projections.following import Following, LeaseLost, Manner
+from projections.following import Following, Manner
+from projections.owned import LeaseLost
 from projections.projection import Projection
 
 if TYPE_CHECKING:

@@ -78,6 +78,12 @@ update waybill.projections set owner = null, lease_until = clock_timestamp() whe
 -- The events that were given up for the build $1.
 select position from waybill.parked where subscriber = $1 and state = 'discarded';
 
+-- name: marked
+-- How many parked events of the build $1 are to be looked at now, and how many were given up.
+select count(*) filter (where state = 'retry') as to_retry, count(*) filter (where state = 'discarded') as discarded
+from waybill.parked
+where subscriber = $1 and state in ('retry', 'discarded');
+
 -- name: unblock
 -- Let parked events be looked at that nothing holds up any more. $1 build.
 update waybill.parked as waiting set state = 'retry'
