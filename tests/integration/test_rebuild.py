@@ -79,15 +79,25 @@ class ReadSide:
 
     async def begin_slowly(self) -> None:
         """A rebuild that takes its time: a second or so for each hundred events, until `hurry`."""
-        assert (await self.waybill("projection", "rebuild", "orders", "--no-wait")).code == 0
         await self.execute(
             "create table public.slow as select 0.3::float8 as seconds",
             """
             create function public.dawdle() returns trigger language plpgsql as $$
             begin perform pg_sleep(coalesce((select max(seconds) from public.slow), 0)); return null; end $$
             """,
-            "create trigger slow after insert on orders_next.orders execute function public.dawdle()",
+            # With the table itself: workers that run already are at it at once.
+            """
+            create function public.slow_down() returns event_trigger language plpgsql as $$
+            begin
+              if to_regclass('orders_next.orders') is not null then
+                create or replace trigger slow after insert on orders_next.orders execute function public.dawdle();
+              end if;
+            end $$
+            """,
+            "create event trigger slow_down on ddl_command_end when tag in ('CREATE TABLE') "
+            "execute function public.slow_down()",
         )
+        assert (await self.waybill("projection", "rebuild", "orders", "--no-wait")).code == 0
 
     async def hurry(self) -> None:
         await self.execute("truncate public.slow")
@@ -417,7 +427,7 @@ async def test_what_is_discarded_while_a_rebuild_runs_stays_discarded(projected:
         insert into waybill.parked (subscriber, position, stream_id, event_id, event_type, state, reason, attempts)
         select 'orders_next', position, stream_id, event_id, event_type, state, reason, attempts from waybill.parked
         """,
-        "update waybill.parked set state = 'discarded' where subscriber = 'orders'",
+        "update waybill.parked set state = 'discarded', discarded_at = clock_timestamp() where subscriber = 'orders'",
     )
     await projected.hurry()
     async with projecting(projected.store, *projected.urls):
