@@ -33,6 +33,7 @@ from eventstore.store import (
     ReserveOutcome,
     Snapshot,
     Start,
+    Strangers,
     StreamDeleted,
     StreamInfo,
     StreamNotFound,
@@ -247,9 +248,19 @@ class MemoryStore:
         return [event for event in events if event.number > after][:limit]
 
     async def read_all(
-        self, *, after: int = 0, limit: int = 1000, types: Sequence[str] | None = None
+        self,
+        *,
+        after: int = 0,
+        limit: int = 1000,
+        types: Sequence[str] | None = None,
+        strangers: Strangers | None = None,
     ) -> list[RecordedEvent]:
-        wanted = [event for event in self._all.events if types is None or event.type in types]
+        def is_stranger(event: RecordedEvent) -> bool:
+            if strangers is None or event.type in strangers.known:
+                return False
+            return self._streams[event.stream_id].events[0].type.partition(".")[0] in strangers.categories
+
+        wanted = [event for event in self._all.events if types is None or event.type in types or is_stranger(event)]
         return [event for event in wanted if event.number > after][:limit]
 
     async def find_events(self, event_ids: Sequence[UUID]) -> list[RecordedEvent]:

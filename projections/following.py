@@ -158,7 +158,8 @@ class Following:
             raise AheadOfEvents(f"the checkpoint is {after}, the last event {head}")
         if head == after:
             return Page((), after, full=False)
-        events = await store.read_all(after=after, limit=size, types=self._projection.types)
+        wanted = self._projection
+        events = await store.read_all(after=after, limit=size, types=wanted.types, strangers=wanted.strangers)
         full = len(events) == size
         last = events[-1].position if events else 0
         return Page(events, last if full else max(head, last), full)

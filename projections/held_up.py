@@ -12,7 +12,7 @@ from uuid import UUID
 import structlog
 from prometheus_client import Counter, Gauge
 
-from eventstore.codec import UndecodableEvent
+from eventstore.codec import UndecodableEvent, known_types
 from eventstore.statements import load_statements
 from eventstore.store import RecordedEvent
 from projections import parking
@@ -98,7 +98,7 @@ class HeldUp:
                 park(event, "behind")
                 continue
             try:
-                happened = self._projection.understand(event)
+                happened = self._understand(event)
             except UndecodableEvent as undecodable:
                 if self._reported(event):
                     self._leave_out(undecodable)
@@ -112,6 +112,13 @@ class HeldUp:
             else:
                 batch += happened
         return batch, parked
+
+    def _understand(self, event: RecordedEvent) -> Sequence[Happened]:
+        """What it means. Raises UndecodableEvent, also where nobody knows the type: it may mean anything."""
+        happened = self._projection.understand(event)
+        if not happened and event.type not in known_types():
+            raise UndecodableEvent(event, "nobody here knows its type")
+        return happened
 
     def _ahead_of(self, happened: Sequence[Happened], held: Mapping[str, str]) -> str | None:
         """The stream that the events have to wait for."""
