@@ -11,7 +11,7 @@ import orjson
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
 from domain.aggregates import COMMANDS, ORDER
-from domain.commands import CommandRequest
+from domain.commands import CommandRequest, Receipt
 from domain.refusals import (
     HistoryUnreadable,
     IdempotencyKeyReused,
@@ -65,14 +65,23 @@ async def refusing(store: EventStore, request: CommandRequest) -> AsyncGenerator
 async def _remember(store: EventStore, request: CommandRequest, refusal: Refusal) -> Refusal:
     outcome = orjson.dumps({"code": refusal.code, "message": refusal.message, "details": refusal.details})
     kept = await store.remember(Answer(request.command_id, request.fingerprint, outcome))
-    return recalled_refusal(request, kept)
+    try:
+        recalled(request, kept)
+    except Refusal as first:
+        return first
+    return refusal
 
 
-def recalled_refusal(request: CommandRequest, answer: Answer) -> Refusal:
-    """The refusal that was kept for this command, if this is the request that it was the answer to."""
+def recalled(request: CommandRequest, answer: Answer) -> Receipt:
+    """The receipt that was kept for this command. Raises the refusal, if that was its answer; IdempotencyKeyReused, if
+    it was the answer to another request.
+    """
     if answer.fingerprint != request.fingerprint:
-        return IdempotencyKeyReused()
-    return Refusal.of(**orjson.loads(answer.outcome))
+        raise IdempotencyKeyReused
+    outcome = orjson.loads(answer.outcome)
+    if "receipt" in outcome:
+        return Receipt.model_validate_json(orjson.dumps(outcome["receipt"]))
+    raise Refusal.of(**outcome)
 
 
 def require_same_request(request: CommandRequest, metadata: bytes | None) -> None:

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from temporalio import activity
 
-from activities.failures import recalled_refusal, refusing, require_same_request
-from domain.commands import CommandRequest
+from activities.failures import recalled, refusing, require_same_request
+from domain.commands import CommandRequest, Receipt
 from domain.ids import event_id
 from domain.order import CreateOrder
 from domain.refusals import ValidationFailed, Violation
@@ -18,7 +18,9 @@ from eventstore.store import EventStore
 class Validated(Value):
     command: str
     done_before: bool = False
-    """The command has its event already: only its answer is to be given again."""
+    """Only its answer is to be given again: the command has its event already, or had it once."""
+    receipt: Receipt | None = None
+    """The answer, if the event was removed for good."""
 
 
 @dataclass(frozen=True)
@@ -35,18 +37,17 @@ class ValidateCommand:
                 if request.command == CreateOrder.__name__:
                     failed = await with_taken_number(self.store, request.data, failed)
                 raise failed from None
-            return Validated(command=request.command, done_before=await self._is_done(request))
+            return await self._validated(request)
 
-    async def _is_done(self, request: CommandRequest) -> bool:
+    async def _validated(self, request: CommandRequest) -> Validated:
         if not request.keyed:
-            return False
+            return Validated(command=request.command)
         known = await self.store.recall(request.command_id, event_id(request.command_id, 0))
         if known.event:
             require_same_request(request, known.event.metadata)
-            return True
-        if known.answer:
-            raise recalled_refusal(request, known.answer)
-        return False
+            return Validated(command=request.command, done_before=True)
+        receipt = recalled(request, known.answer) if known.answer else None
+        return Validated(command=request.command, done_before=receipt is not None, receipt=receipt)
 
 
 async def with_taken_number(

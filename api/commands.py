@@ -23,7 +23,7 @@ from temporalio.client import (
 from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
-from activities.failures import recalled_refusal
+from activities.failures import recalled
 from api.problems import TooManyRequests, Unavailable
 from domain.commands import CommandRequest, Receipt
 from domain.ids import event_id
@@ -74,6 +74,13 @@ _WHO_KNOWS = (
     "Whether the command was done is not known: the same request with the same Idempotency-Key finds out, "
     "and does it if it wasn't"
 )
+
+
+class _DoneBefore(Exception):
+    """The command was done once, and its order was removed for good."""
+
+    def __init__(self, receipt: Receipt) -> None:
+        self.receipt = receipt
 
 
 class Commands:
@@ -146,6 +153,8 @@ class Commands:
             try:
                 handle = await self._update(request, order_id, wait=wait)
                 return await (handle.result() if wait else _prompt_refusal(handle))
+            except _DoneBefore as done:
+                return done.receipt
             except WorkflowUpdateFailedError as failed:
                 _raise_unless_cut_off(failed)
             except RPCError as error:
@@ -202,7 +211,7 @@ class Commands:
             # Of an order that was purged, its commands are answered still.
             known = await self._store.recall(request.command_id, event_id(request.command_id, 0))
             if known.answer:
-                raise recalled_refusal(request, known.answer)
+                raise _DoneBefore(recalled(request, known.answer))
         raise OrderNotFound
 
     async def _first_event(self, stream_id: UUID) -> object:

@@ -1,6 +1,7 @@
 """The event store of a database that may have been adopted: some of its streams may be named in a way of their own."""
 
-from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from typing import Self
@@ -34,8 +35,8 @@ class AdoptedStore(PostgresStore):
 
     names: Mapping[str, str] = {}
     """Stream names by the id's usual form."""
-    reported: Collection[str] = frozenset()
-    """What can't be read, as was found when the database was adopted: ids of events, names of streams."""
+    reported: AbstractSet[str] = frozenset()
+    """What can't be read, as was found when the database was adopted: ids of events, names of streams, types."""
 
     @classmethod
     @asynccontextmanager
@@ -51,7 +52,7 @@ class AdoptedStore(PostgresStore):
 
     def was_reported(self, event: RecordedEvent) -> bool:
         """Whether it was said at adoption that the event can't be read."""
-        return str(event.event_id) in self.reported or event.stream_id in self.reported
+        return not self.reported.isdisjoint((str(event.event_id), event.stream_id, event.type))
 
     async def append(self, append: Append) -> Appended:
         return await super().append(replace(append, stream_id=self._name(append.stream_id)))

@@ -32,6 +32,11 @@ class UndecodableEvent(Exception):
         self.event, self.why = event, why
 
 
+def known_types() -> Sequence[str]:
+    """The types of stored events that mean something here."""
+    return [*EVENT_TYPES, *UPCASTERS]
+
+
 def encode(event: Event) -> tuple[str, bytes]:
     """The event's type and data as they are stored."""
     return TYPE_OF_EVENT[type(event)], event.model_dump_json().encode()

@@ -31,6 +31,7 @@ from eventstore.store import (
     ReservedStream,
     Snapshot,
     Start,
+    Strangers,
     StreamDeleted,
     StreamInfo,
     StreamNotFound,
@@ -217,9 +218,20 @@ class MemoryStore(KeptInMemory):
         return [event for event in events if event.number > after][:limit]
 
     async def read_all(
-        self, *, after: int = 0, until: int = LAST, limit: int = 1000, types: Sequence[str] | None = None
+        self,
+        *,
+        after: int = 0,
+        until: int = LAST,
+        limit: int = 1000,
+        types: Sequence[str] | None = None,
+        strangers: Strangers | None = None,
     ) -> list[RecordedEvent]:
-        wanted = [event for event in self._all.events if types is None or event.type in types]
+        def is_stranger(event: RecordedEvent) -> bool:
+            if strangers is None or event.type in strangers.known:
+                return False
+            return self._streams[event.stream_id].events[0].type.partition(".")[0] in strangers.categories
+
+        wanted = [event for event in self._all.events if types is None or event.type in types or is_stranger(event)]
         return [event for event in wanted if after < event.number <= until][:limit]
 
     async def find_events(self, event_ids: Sequence[UUID]) -> list[RecordedEvent]:

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 # A server that answers nothing at all must not hold a caller for ever.
 _CONNECT_TIMEOUT = 5
-_STATEMENT_TIMEOUT = 30
+STATEMENT_TIMEOUT = 30
+"""Seconds after which a statement is given up."""
 # What lies between may have forgotten a connection that said nothing for longer; it is also what pools allow.
 _LONGEST_IDLE = 300
 
@@ -30,7 +31,7 @@ async def open_pool(url: str, size: int, **settings: str) -> AsyncGenerator["Poo
         min_size=1,
         max_size=size,
         timeout=_CONNECT_TIMEOUT,
-        command_timeout=_STATEMENT_TIMEOUT,
+        command_timeout=STATEMENT_TIMEOUT,
         init=_part_with_standbys,
         reset=_leave_session,
         server_settings={"application_name": "waybill", "jit": "off", **settings},
@@ -92,7 +93,7 @@ async def _connect(url: str, **settings: str) -> "asyncpg.Connection[asyncpg.Rec
     connection = await asyncpg.connect(
         url,
         timeout=_CONNECT_TIMEOUT,
-        command_timeout=_STATEMENT_TIMEOUT,
+        command_timeout=STATEMENT_TIMEOUT,
         server_settings={"application_name": "waybill", "jit": "off", **settings},
     )
     await _part_with_standbys(connection)

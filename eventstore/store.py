@@ -41,6 +41,15 @@ class NewEvent:
     correlation_id: UUID | None = None
 
 
+class Strangers(NamedTuple):
+    """Events of types that the reader doesn't know, in streams that are its business all the same."""
+
+    known: Sequence[str]
+    """The types that it knows."""
+    categories: Sequence[str]
+    """What its streams are of: what stands before the dot in the type of their first event."""
+
+
 class RecordedEvent(NamedTuple):
     """An event of a stream that was read. A tuple, because many are made: it takes a third of the time."""
 
@@ -276,9 +285,16 @@ class EventStore(Protocol):
         ...
 
     async def read_all(
-        self, *, after: int = 0, until: int = LAST, limit: int = 1000, types: Sequence[str] | None = None
+        self,
+        *,
+        after: int = 0,
+        until: int = LAST,
+        limit: int = 1000,
+        types: Sequence[str] | None = None,
+        strangers: Strangers | None = None,
     ) -> list[RecordedEvent]:
-        """At most `limit` events of the global sequence after position `after`, of these types only if given.
+        """At most `limit` events of the global sequence after position `after`, of these types and these strangers only
+        if types are given.
 
         None behind `until`: where types may be rare, go SPAN positions at a time.
         """

@@ -28,7 +28,7 @@ _PATIENCE = "100ms"
 
 
 class BeingBuilt(Exception):
-    """Another version of the projection is being built at the moment."""
+    """The projection is being built at the moment: another version, or without the discarded events that are wanted."""
 
 
 class NoSuchTables(Exception):
@@ -140,6 +140,9 @@ async def rebuild(
             raise NoSuchTables(f"there is no {projection.name} to rebuild: run `waybill migrate` first")
         if next_ := _at(builds, "next"):
             if next_.version == projection.version:
+                if with_discarded and await connection.fetchval(_SQL["leaves_out"], next_.key):
+                    name = projection.name
+                    raise BeingBuilt(f"{name} is being built without what was discarded: wait for that, then ask again")
                 return next_
             if next_.owned:
                 raise BeingBuilt(f"version {next_.version} of {projection.name} is being built: wait for that")

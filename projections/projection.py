@@ -11,8 +11,8 @@ from uuid import UUID
 from asyncpg.pgproto.pgproto import UUID as QuickUUID  # noqa: N811 - it is a class
 
 from domain.aggregates import TYPE_OF_EVENT, Event
-from eventstore.codec import UPCASTERS, UndecodableEvent, decode
-from eventstore.store import RecordedEvent
+from eventstore.codec import UPCASTERS, UndecodableEvent, decode, known_types
+from eventstore.store import RecordedEvent, Strangers
 
 if TYPE_CHECKING:
     import asyncpg
@@ -66,6 +66,12 @@ class Projection:
     def types(self) -> Sequence[str]:
         """The stored event types to read: its own, and those of older shape that may turn out to be its own."""
         return sorted({*(TYPE_OF_EVENT[event] for event in self.events), *UPCASTERS})
+
+    @property
+    def strangers(self) -> Strangers:
+        """Of what other types events may be that are part of what it shows: nobody knows what they mean to it."""
+        categories = {TYPE_OF_EVENT[event].partition(".")[0] for event in self.events}
+        return Strangers(known_types(), sorted(categories))
 
     def understand(self, recorded: RecordedEvent) -> Sequence[Happened]:
         """What the recorded event means to this read model. Raises UndecodableEvent."""

@@ -17,13 +17,14 @@ import structlog
 
 from eventstore.appender import UNAVAILABLE
 from eventstore.listener import listening, pause_after
-from eventstore.pool import open_connection
+from eventstore.pool import STATEMENT_TIMEOUT, open_connection
 from eventstore.statements import load_statements
 from eventstore.store import ALL_STREAM, EventStore, RecordedEvent
 from projections import builds
 from projections.builds import Build
 from projections.faults import describe, is_outage
-from projections.following import Following, LeaseLost, Manner
+from projections.following import Following, Manner
+from projections.owned import LeaseLost
 from projections.projection import Projection
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ async def _build(projections: Sequence[Projection], manner: Manner, owner: str) 
         failures = 0
         while True:
             try:
-                async with open_connection(manner.read_store_url) as connection:
+                async with _connected(manner) as connection:
                     while True:
                         await look(connection)
                         failures = 0
@@ -110,6 +111,19 @@ async def _build(projections: Sequence[Projection], manner: Manner, owner: str) 
                 if failures == 1 or not is_outage(error):
                     log.warning("builds.unattended", reason=describe(error))
             await asyncio.sleep(pause_after(failures))
+
+
+def _connected(manner: Manner) -> "AbstractAsyncContextManager[Connection]":
+    milliseconds = round(manner.lease.total_seconds() * 1000)
+    return open_connection(
+        manner.read_store_url,
+        # Who is stopped in the middle of a transaction holds locks: it loses them with its lease.
+        idle_in_transaction_session_timeout=str(milliseconds),
+        # A plan made while a table was small must not scan it when it has grown.
+        enable_seqscan="off",
+        # Rows and checkpoint are lost together, if a crash loses them, and then made again from the events.
+        synchronous_commit="off",
+    )
 
 
 class Runner:
@@ -151,22 +165,10 @@ class Runner:
 
     async def _trying(self, work: "Callable[[Connection], Awaitable[None]]") -> None:
         try:
-            async with self._connection() as connection:
+            async with _connected(self._manner) as connection:
                 await work(connection)
         except Exception as error:  # noqa: BLE001 - a projection outlives whatever happens to it
             self._failed(error)
-
-    def _connection(self) -> "AbstractAsyncContextManager[Connection]":
-        milliseconds = round(self._manner.lease.total_seconds() * 1000)
-        return open_connection(
-            self._manner.read_store_url,
-            # An owner that is paused in the middle of a batch holds locks: it loses them with its lease.
-            idle_in_transaction_session_timeout=str(milliseconds),
-            # A plan made while a table was small must not scan it when it has grown.
-            enable_seqscan="off",
-            # Rows and checkpoint are lost together, if a crash loses them, and then made again from the events.
-            synchronous_commit="off",
-        )
 
     async def _acquired(self, connection: "Connection", build: Build) -> bool:
         """Whether the build is ours now; if it is another's, that is found out after a while."""
@@ -175,8 +177,16 @@ class Runner:
             self._log.info("projection.acquired", build=build.key, owner=self.owner)
             return True
         left = row["lease_left"].total_seconds() if row and row["lease_left"] else 0.0
+        if left < -self._manner.look:
+            await self._displace(connection, build)
         await asyncio.sleep(min(max(left, 0.0), self._manner.look) + random.uniform(0.005, 0.05))  # noqa: S311 - jitter
         return False
+
+    async def _displace(self, connection: "Connection", build: Build) -> None:
+        """The lease ran out, but the row is locked: its owner works on a batch for long, or was stopped in it."""
+        overdue, longest = timedelta(seconds=self._manner.look), timedelta(seconds=STATEMENT_TIMEOUT)
+        if await connection.fetchval(_SQL["displace"], build.key, overdue, longest):
+            self._log.warning("projection.displaced", build=build.key)
 
     async def _own(self, connection: "Connection", build: Build) -> None:
         following = Following(

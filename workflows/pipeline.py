@@ -49,6 +49,8 @@ class Handled(NamedTuple):
 async def handle(request: CommandRequest, step_seconds: float) -> Handled:
     """What the command did. Raises an ApplicationError with a refusal's code as its type, or UNAVAILABLE."""
     validated = await _step(ValidateCommand.run, request, step_seconds)
+    if validated.receipt:
+        return Handled(validated.receipt, done_before=True)
     if validated.done_before:
         return Handled(await _step(ExecuteAndAppend.run, _execution(request), step_seconds), done_before=True)
     return Handled(await _decide(request, step_seconds), done_before=False)

@@ -82,9 +82,12 @@ select report, adopted_at from waybill.adoption;
 select id, stream_uuid from waybill.stream_names;
 
 -- name: reported
--- What was said, when the database was adopted, that it can't be read: events, and streams that are named by no id.
+-- What was said, when the database was adopted, that it can't be read: events, streams that are named by no id, types that
+-- nobody here knows.
 select finding ->> 'subject' as subject
 from waybill.adoption, jsonb_array_elements(report -> 'findings') as finding
 where finding ->> 'kind' in ('undecodable-event', 'never-existed')
   or finding ->> 'kind' = 'stream-name'
-    and length(regexp_replace(finding ->> 'subject', '[^0-9a-fA-F]', '', 'g')) <> 32;
+    and length(regexp_replace(finding ->> 'subject', '[^0-9a-fA-F]', '', 'g')) <> 32
+union all
+select jsonb_object_keys(report -> 'unknown_types') from waybill.adoption;

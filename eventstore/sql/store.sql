@@ -85,14 +85,23 @@ order by here.stream_version
 limit $3;
 
 -- name: read_all_of_types
--- Events of the global sequence after a position, of some types only. $1 after, $2 the last position, $3 limit, $4 types.
+-- Events of the global sequence after a position, of the types $4 only, and those of none of the types $5 in streams
+-- whose first event is of one of the categories $6. $1 after, $2 the last position, $3 limit.
 select event_id, here.stream_version as number, here.stream_version as position, original.stream_uuid,
   here.original_stream_version as version, event_type as type, data, metadata, causation_id, correlation_id,
   events.created_at
 from public.stream_events as here
 join public.events using (event_id)
 join public.streams as original on original.stream_id = here.original_stream_id
-where here.stream_id = 0 and here.stream_version > $1 and here.stream_version <= $2 and event_type = any ($4)
+where here.stream_id = 0 and here.stream_version > $1 and here.stream_version <= $2
+  and (event_type = any ($4) or event_type <> all ($5) and (
+    select split_part(first.event_type, '.', 1) = any ($6)
+    from public.stream_events as own
+    join public.events as first using (event_id)
+    where own.stream_id = here.original_stream_id
+    order by own.stream_version
+    limit 1
+  ))
 order by here.stream_version
 limit $3;
 

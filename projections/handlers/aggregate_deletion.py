@@ -3,7 +3,7 @@
 It is for those who must not keep data of orders that never came to be; the setting WAYBILL_PURGE_DELETED says so.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -11,9 +11,10 @@ import asyncpg
 import orjson
 import structlog
 
-from domain.aggregates import TYPE_OF_EVENT
-from domain.order import OrderCompleted, OrderDeleted
-from domain.refusals import OrderWasDeleted
+from domain.aggregates import TYPE_OF_EVENT, status_after
+from domain.commands import Receipt
+from domain.order import OrderCompleted, OrderCreated, OrderDeleted
+from eventstore.codec import UndecodableEvent, decode
 from eventstore.postgres import PostgresStore
 from eventstore.statements import load_statements
 from eventstore.store import Answer, RecordedEvent, StreamNotFound, WrongExpectedVersion
@@ -62,9 +63,8 @@ class Purge:
                 "deletion.passed_over", stream_id=deleted.stream_id, reason="it isn't a deleted order (any more)"
             )
             return None
-        for row in life:
-            if answer := _answer(row["metadata"]):
-                await self._store.remember(answer)
+        for answer in _answers(await self._store.find_events([row["event_id"] for row in life])):
+            await self._store.remember(answer)
         try:
             await self._store.delete_stream(deleted.stream_id, expected=deleted.version, hard=True)
         except (StreamNotFound, WrongExpectedVersion):
@@ -85,18 +85,27 @@ def aggregate_deletion(store: PostgresStore, views: "Pool", *, ripe_after: float
     )
 
 
-def _answer(metadata: bytes | None) -> Answer | None:
-    """What a command is told from now on that its caller may send again; None if it had no Idempotency-Key.
-
-    Its event is going, and without it nobody would know that it was done before.
-    """
-    try:
-        about = orjson.loads(metadata or b"{}")
-        if not about.get("fingerprint"):
-            return None
-        command_id, fingerprint = UUID(about["command_id"]), str(about["fingerprint"])
-    except (ValueError, LookupError, AttributeError):
-        return None  # Another program's event.
-    refusal = OrderWasDeleted()
-    outcome = {"code": refusal.code, "message": refusal.message, "details": refusal.details}
-    return Answer(command_id, fingerprint, orjson.dumps(outcome))
+def _answers(life: Sequence[RecordedEvent]) -> Iterator[Answer]:
+    """What the commands with an Idempotency-Key had for an answer: what says so now, their events, is going."""
+    order_number: str | None = None
+    for recorded in life:
+        try:
+            (event,) = decode(recorded)
+            about = orjson.loads(recorded.metadata or b"{}")
+            command_id, fingerprint = UUID(about["command_id"]), str(about["fingerprint"])
+        except (UndecodableEvent, ValueError, LookupError, TypeError, AttributeError):
+            continue  # Another program's event.
+        if isinstance(event, OrderCreated):
+            order_number = event.order_number
+        if not fingerprint:
+            continue
+        receipt = Receipt(
+            id=event.id,
+            order_id=event.id,
+            order_number=order_number,
+            status=status_after(event),
+            version=recorded.version,
+            position=recorded.position,
+            event_id=recorded.event_id,
+        )
+        yield Answer(command_id, fingerprint, orjson.dumps({"receipt": receipt.model_dump(mode="json")}))

@@ -5,8 +5,9 @@ parked, with the later events of its stream behind it, before the checkpoint mov
 """
 
 import asyncio
+import time
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from itertools import takewhile
 from typing import NoReturn
 
 import asyncpg
@@ -30,6 +31,8 @@ FAILED = Counter(
 POLL = 0.5
 """Seconds between two looks at what is parked."""
 
+# How long events are waited for that may be seen to with the first that is due, in seconds.
+_GATHERING = 0.5
 # How often a batch is tried as a whole, before it is tried in parts.
 _ATTEMPTS = 5
 # Between two looks at an event that it is too early for, in seconds.
@@ -53,6 +56,8 @@ class Driver:
         self._handler = handler
         self._name = handler.name
         self._store = store
+        self._unripe: list[tuple[float, RecordedEvent]] = []
+        """Events that were delivered and are left alone for a while yet: each with the time when it is due."""
         self._failures = 0
         self._log = log.bind(handler=handler.name)
 
@@ -67,6 +72,7 @@ class Driver:
 
     async def _own(self, subscription: Subscription) -> NoReturn:
         coming: asyncio.Task[list[RecordedEvent]] | None = None
+        self._unripe = []
         try:
             while True:
                 coming = coming or asyncio.create_task(self._next(subscription))
@@ -83,11 +89,19 @@ class Driver:
                 await asyncio.gather(coming, return_exceptions=True)
 
     async def _next(self, subscription: Subscription) -> list[RecordedEvent]:
-        batch = await anext(subscription)
-        age = (datetime.now(UTC) - batch[-1].created_at).total_seconds()
-        # The database's clock may be another one.
-        await asyncio.sleep(min(self._handler.ripe_after - age, self._handler.ripe_after))
-        return batch
+        """The events that are due, once the first of them has been for a moment: for that, others come along."""
+        ripe_after = self._handler.ripe_after
+        if not self._unripe:
+            batch = await anext(subscription)
+            # The database's clock may be another one.
+            latest = time.time() + ripe_after
+            self._unripe = [(min(event.created_at.timestamp() + ripe_after, latest), event) for event in batch]
+        first_due = self._unripe[0][0]
+        await asyncio.sleep(first_due + min(ripe_after, _GATHERING) - time.time())
+        now = time.time()
+        due = [event for _, event in takewhile(lambda each: each[0] <= now, self._unripe)] or [self._unripe[0][1]]
+        self._unripe = self._unripe[len(due) :]
+        return due
 
     async def _take(self, batch: Sequence[RecordedEvent]) -> None:
         """See to what is new."""

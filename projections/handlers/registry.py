@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from eventstore.postgres import PostgresStore
+from eventstore.adopted import AdoptedStore
 from eventstore.statements import load_statements
 from projections import parking
 from projections.handlers import aggregate_deletion, shipment, stream_linker
@@ -18,9 +18,9 @@ _SQL = load_statements("projections", "handlers.sql")
 NAMES = (stream_linker.NAME, shipment.NAME, aggregate_deletion.NAME)
 
 
-def all_handlers(store: PostgresStore, wake: shipment.Wake, *, purge_from: "Pool | None" = None) -> Sequence[Handler]:
+def all_handlers(store: AdoptedStore, wake: shipment.Wake, *, purge_from: "Pool | None" = None) -> Sequence[Handler]:
     """What a worker runs. `purge_from`: the read store, if streams of deleted orders are to be removed."""
-    handlers = [stream_linker.stream_linker(store), shipment.watchdog(store, wake)]
+    handlers = [stream_linker.stream_linker(store), shipment.watchdog(store, wake, reported=store.was_reported)]
     if purge_from is not None:
         handlers.append(aggregate_deletion.aggregate_deletion(store, purge_from))
     return handlers

@@ -37,9 +37,10 @@ _AWAY = "Temporal can't be reached, or refuses us"
 class Watchdog:
     """Looks which orders have no shipment yet, and wakes their runs."""
 
-    def __init__(self, store: PostgresStore, wake: Wake) -> None:
+    def __init__(self, store: PostgresStore, wake: Wake, reported: Callable[[RecordedEvent], bool]) -> None:
         self._store = store
         self._wake = wake
+        self._reported = reported
 
     async def handle(self, events: Sequence[RecordedEvent]) -> NotDoneYet:
         # Of several completions of an order (adopted ones may be repeated) the first.
@@ -92,7 +93,12 @@ class Watchdog:
             return "its stream is closed"
         if not any(event.type == _CREATED for event in history):
             return "it never existed, or was purged"
-        state = fold(ORDER, history)
+        try:
+            state = fold(ORDER, history)
+        except UndecodableEvent as undecodable:
+            if self._reported(undecodable.event):
+                return f"it can't be read, as was told at adoption: {undecodable}"
+            raise
         return state if isinstance(state, Completed) else "it isn't completed any more"
 
 
@@ -100,10 +106,20 @@ _CREATED = TYPE_OF_EVENT[OrderCreated]
 _COMPLETED = TYPE_OF_EVENT[OrderCompleted]
 
 
-def watchdog(store: PostgresStore, wake: Wake, *, ripe_after: float = _RIPE_AFTER) -> Handler:
-    return Handler(
-        NAME, wants=lambda event: event.type == _COMPLETED, handle=Watchdog(store, wake).handle, ripe_after=ripe_after
-    )
+def nothing_reported(_event: RecordedEvent) -> bool:
+    return False
+
+
+def watchdog(
+    store: PostgresStore,
+    wake: Wake,
+    *,
+    reported: Callable[[RecordedEvent], bool] = nothing_reported,
+    ripe_after: float = _RIPE_AFTER,
+) -> Handler:
+    """`reported` says whether it was told at adoption that an event can't be read."""
+    dog = Watchdog(store, wake, reported)
+    return Handler(NAME, wants=lambda event: event.type == _COMPLETED, handle=dog.handle, ripe_after=ripe_after)
 
 
 def _order_id(completed: RecordedEvent) -> UUID | None:

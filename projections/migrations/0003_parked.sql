@@ -15,6 +15,8 @@ create table if not exists waybill.parked (
   primary key (subscriber, position)
 );
 create index if not exists parked_stream on waybill.parked (subscriber, stream_id, position);
+-- Whether somebody wants events to be looked at again, or has given some up, is asked all the time.
+create index if not exists parked_marked on waybill.parked (subscriber, state) where state in ('retry', 'discarded');
 comment on column waybill.parked.subscriber is 'a handler, or the build of a projection';
 comment on column waybill.parked.state is
   'failed: it is looked at again when somebody says so, or at retry_at; behind: an earlier event holds it up; retry: '

@@ -44,6 +44,13 @@ from waybill.parked
 where state = 'discarded'
   and subscriber = (select projection_name from waybill.projections where projection = $2 and stage = 'live');
 
+-- name: leaves_out
+-- Whether the build $1 was begun without events that had been discarded.
+select exists (
+  select from waybill.parked join waybill.projections on projection_name = subscriber
+  where subscriber = $1 and state = 'discarded' and discarded_at < started_at
+);
+
 -- name: carry_discarded
 -- What was discarded for the build $2 since the build $1 was begun, and can't be applied to that one either. What was
 -- discarded before has been kept, or was to be tried again.

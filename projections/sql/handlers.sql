@@ -33,7 +33,7 @@ where stream_id = any ($1) and state <> 'discarded';
 
 -- name: life
 -- The events of a stream, also if it is closed.
-select event_id, event_type as type, metadata
+select event_id, event_type as type
 from public.streams
 join public.stream_events as own using (stream_id)
 join public.events using (event_id)

@@ -15,6 +15,19 @@ select exists (select from acquired) as acquired, lease_until - clock_timestamp(
 from waybill.projections
 where projection_name = $1 and version = $2;
 
+-- name: displace
+-- End the session that holds build $1's row although the lease ran out $2 ago: its process was stopped in the middle of a
+-- transaction. Either the session waits for it (in a COPY no timeout of PostgreSQL's ends that), or it works on a
+-- statement for longer than $3, when a process that lives gives up. Who holds the row is who has the lock of the
+-- transaction that changed it last. A session of another login is out of sight, and not ended.
+select pg_terminate_backend(pid)
+from waybill.projections
+join pg_locks on locktype = 'transactionid' and transactionid = projections.xmax and granted
+join pg_stat_activity as session using (pid)
+where projection_name = $1 and lease_until <= clock_timestamp() - $2::interval and pid <> pg_backend_pid()
+  and application_name = 'waybill' and state <> 'idle'
+  and (wait_event_type = 'Client' or query_start <= clock_timestamp() - $3::interval);
+
 -- name: look_in
 -- From here on, names without a schema are looked up in schema $1.
 select set_config('search_path', $1, false);
@@ -64,6 +77,12 @@ update waybill.projections set owner = null, lease_until = clock_timestamp() whe
 -- name: discarded
 -- The events that were given up for the build $1.
 select position from waybill.parked where subscriber = $1 and state = 'discarded';
+
+-- name: marked
+-- How many parked events of the build $1 are to be looked at now, and how many were given up.
+select count(*) filter (where state = 'retry') as to_retry, count(*) filter (where state = 'discarded') as discarded
+from waybill.parked
+where subscriber = $1 and state in ('retry', 'discarded');
 
 -- name: unblock
 -- Let parked events be looked at that nothing holds up any more. $1 build.

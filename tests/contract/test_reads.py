@@ -4,7 +4,7 @@ from datetime import timedelta
 from functools import partial
 from uuid import uuid4
 
-from eventstore.store import EventStore, History, Snapshot, StreamInfo, in_batches
+from eventstore.store import EventStore, History, Snapshot, Strangers, StreamInfo, in_batches
 from tests.contract.appends import APPLES, PEARS, append, event, events, ids, numbers
 
 NOTHING = "0d9f3b6e-50a7-4c53-b0f4-5b1f6d4f2a11"
@@ -116,6 +116,26 @@ async def test_the_global_sequence_is_read_after_a_position(store: EventStore) -
     assert await read(after=4, limit=10) == []
     assert await read(after=99, limit=10) == []
     assert await read(after=0, limit=0) == []
+
+
+async def test_types_that_the_reader_does_not_know_come_too_from_streams_of_its_categories(store: EventStore) -> None:
+    for stream, happened in (
+        (APPLES, "Fruit.Picked"),
+        (PEARS, "Crate.Nailed"),
+        (APPLES, "Fruit.Eaten"),
+        (PEARS, "Fruit.Wrapped"),
+        (APPLES, "Fruit.Polished"),
+        (APPLES, "Odd"),
+    ):
+        await append(store, stream, event(happened))
+
+    async def read(*categories: str) -> list[int]:
+        strangers = Strangers(["Fruit.Picked", "Fruit.Eaten"], categories)
+        return numbers(await store.read_all(types=["Fruit.Picked"], strangers=strangers))
+
+    assert await read() == [1]
+    assert await read("Fruit") == [1, 5, 6]
+    assert await read("Crate", "Fruit") == [1, 2, 4, 5, 6]
 
 
 async def test_the_global_sequence_is_read_for_some_types_only(store: EventStore) -> None:

@@ -324,6 +324,8 @@ async def test_whatever_an_old_store_may_hold_is_told_and_stops_nothing(restore)
     async with AdoptedStore.open(url, 1) as store:
         assert await store.claim_owner(ORDER_NUMBER, "FREE-AGAIN") is None
         assert await store.claim_owner(ORDER_NUMBER, "BROKEN") == broken
+        (registered,) = await store.read_stream("customer-1")
+        assert store.was_reported(registered)
     assert (await verify(url, quiet))[0].findings == []
 
 

@@ -10,7 +10,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from databases import Databases
+from domain.commands import Receipt
 from domain.order import OrderCompleted, OrderDeleted
+from eventstore.codec import encode
 from eventstore.migrate import migrate
 from eventstore.pool import open_pool
 from eventstore.postgres import PostgresStore
@@ -158,15 +160,17 @@ async def test_what_another_program_says_of_its_commands_keeps_nobody(store: Pos
 
 async def test_the_answers_to_keyed_commands_outlive_the_order(store: PostgresStore, views) -> None:
     order_id, keyed, keyless = uuid4(), uuid4(), uuid4()
-    about = [{"command_id": str(keyed), "fingerprint": "f"}, {"command_id": str(keyless), "fingerprint": ""}]
-    new = [NewEvent(uuid4(), "Order.OrderCreated", b"{}", orjson.dumps(each)) for each in about]
+    about = [{"command_id": str(keyless), "fingerprint": ""}, {"command_id": str(keyed), "fingerprint": "f"}]
+    events = [encode(created(order_id)), encode(OrderDeleted(id=order_id))]
+    new = [NewEvent(uuid4(), *event, orjson.dumps(each)) for event, each in zip(events, about, strict=True)]
     await store.append(Append(str(order_id), "any", new))
-    await happen(store, order_id, "Order.OrderDeleted")
     async with purging(store, views):
         await eventually(lambda: is_gone(store, order_id))
     answer = (await store.recall(keyed, uuid4())).answer
     assert answer
-    assert (answer.fingerprint, orjson.loads(answer.outcome)["code"]) == ("f", "order-deleted")
+    receipt = Receipt.model_validate_json(orjson.dumps(orjson.loads(answer.outcome)["receipt"]))
+    assert (answer.fingerprint, receipt.event_id) == ("f", new[1].event_id)
+    assert (receipt.order_number, receipt.status, receipt.version, receipt.position) == ("A-1", "DELETED", 2, 2)
     assert (await store.recall(keyless, uuid4())).answer is None
 
 

@@ -1,9 +1,10 @@
 """Event handlers on their subscriptions: at least once, in order, and nothing is lost or hidden."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import asyncpg
@@ -178,6 +179,19 @@ async def test_an_event_is_left_alone_until_it_is_ripe(store: PostgresStore) -> 
             await handled_up_to_now(store, "taster")
     assert len(ages) == 2
     assert min(ages) >= 0.5
+
+
+async def test_an_event_that_is_ripe_does_not_wait_for_those_behind_it(store: PostgresStore) -> None:
+    await happen(store, APPLES, "Picked", "Picked")
+    first, second = await store.read_all()
+    now = datetime.now(UTC)
+    delivered = [first._replace(created_at=now - timedelta(minutes=2)), second._replace(created_at=now)]
+    async with store.subscribe("taster") as subscription:
+        work = driver.Driver(replace(handler(lambda _: None), ripe_after=60), store)
+        work._unripe = [(event.created_at.timestamp() + 60, event) for event in delivered]
+        due = await asyncio.wait_for(work._next(subscription), 10)
+    assert [event.position for event in due] == [1]
+    assert [event.position for _, event in work._unripe] == [2]
 
 
 async def test_the_pauses_between_two_looks_grow_up_to_a_bound(store: PostgresStore) -> None:

@@ -17,7 +17,7 @@ from eventstore.migrate import migrate as migrate_event_store
 from eventstore.postgres import PostgresStore
 from eventstore.store import EventStore, RecordedEvent
 from projecting import append, append_all, append_raw, caught_up, created, projecting, rows, whole_life
-from projections.following import UNDECODABLE
+from projections.held_up import UNDECODABLE
 from projections.migrate import migrate as migrate_read_store
 from projections.orders import ORDERS
 from projections.projection import Happened

@@ -5,15 +5,19 @@ import os
 import signal
 import time
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import ExitStack
-from dataclasses import replace
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
+from subprocess import Popen
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
+import asyncpg
 import pytest
 from structlog.testing import capture_logs
 
+import projections.verify
 from eventstore.postgres import PostgresStore
 from eventstore.store import EventStore, RecordedEvent
 from projecting import (
@@ -28,6 +32,7 @@ from projecting import (
     whole_life,
     worker_process,
 )
+from projections import builds
 from projections.orders import ORDERS
 from projections.projection import Happened
 from projections.registry import PROJECTIONS
@@ -40,6 +45,13 @@ NAMES = [projection.name for projection in PROJECTIONS]
 async def store(event_store_url: str) -> AsyncGenerator[PostgresStore]:
     async with PostgresStore.open(event_store_url, pool_size=4) as store:
         yield store
+
+
+@pytest.fixture
+async def look(read_store_url: str) -> AsyncGenerator["asyncpg.Connection[asyncpg.Record]"]:
+    connection = await asyncpg.connect(read_store_url)
+    yield connection
+    await connection.close()
 
 
 async def owned_by(read_store_url: str, name: str) -> bool:
@@ -158,6 +170,25 @@ async def test_an_owner_that_is_held_up_in_the_middle_of_a_batch_loses_it_to_ano
     assert (await counts(read_store_url))[:2] == (2, 6)
 
 
+async def test_a_statement_that_takes_longer_than_the_lease_is_let_come_to_its_end(
+    store: EventStore, event_store_url: str, read_store_url: str, look: Any
+):
+    await look.execute(
+        "create function dawdle() returns trigger language plpgsql as "
+        "$$ begin perform pg_sleep(1.5); return null; end $$"
+    )
+    await look.execute("create trigger slow after insert on orders execute function dawdle()")
+    await append_all(store, whole_life(uuid4()))
+    with capture_logs() as logs:
+        async with (
+            projecting(store, event_store_url, read_store_url, name="first", lease=0.4),
+            projecting(store, event_store_url, read_store_url, name="second", lease=0.4),
+        ):
+            await caught_up(store, read_store_url)
+    assert not [entry for entry in logs if entry["event"] in {"projection.displaced", "projection.interrupted"}]
+    assert await counts(read_store_url) == (1, 3, 1)
+
+
 async def test_a_look_at_the_events_that_takes_longer_than_the_lease_does_not_cost_it(
     store: PostgresStore, event_store_url: str, read_store_url: str, monkeypatch: pytest.MonkeyPatch
 ):
@@ -213,36 +244,119 @@ async def test_another_process_goes_on_within_two_seconds_when_the_owner_is_kill
     assert await counts(read_store_url) == (2, 6, 2)
 
 
-async def test_an_owner_that_was_stopped_for_longer_than_its_lease_and_comes_back_writes_nothing(
-    store: EventStore, event_store_url: str, read_store_url: str
+@dataclass
+class Owner:
+    """A worker process that is to be stopped while it writes."""
+
+    process: Popen[bytes]
+    read_store_url: str
+    look: "asyncpg.Connection[asyncpg.Record]"
+
+    async def is_stopped(self, build: str, *, in_copy: bool) -> bool:
+        """Stop it. If that isn't in the middle of a batch (in a COPY), let it go on."""
+        os.kill(self.process.pid, signal.SIGSTOP)
+        try:
+            # What the server has got of it, it brings to its end, and then waits for the rest, if there is any.
+            waits = await eventually(partial(self.look.fetchrow, _HOLDER, build), within=0.1, every=0.002)
+        except AssertionError:
+            caught = False
+        else:
+            assert waits
+            caught = waits["in_copy"] or not in_copy
+        if not caught:
+            self.goes_on()
+        return caught
+
+    def goes_on(self) -> None:
+        os.kill(self.process.pid, signal.SIGCONT)
+
+    async def has_written(self, schema: str) -> bool:
+        """So much that it is in the middle of its work."""
+        if await self.look.fetchval("select to_regclass($1)", f"{schema}.orders") is None:
+            return False
+        return await self.look.fetchval(f"select count(*) > 50 from {schema}.orders")
+
+
+# Who is in the middle of a batch of a build, and waits for its process.
+_HOLDER = """
+select state = 'active' and query ilike 'copy %' as in_copy
+from waybill.projections
+join pg_locks on locktype = 'transactionid' and transactionid = projections.xmax and granted
+join pg_stat_activity using (pid)
+where projection_name = $1 and wait_event_type = 'Client'
+"""
+
+
+@asynccontextmanager
+async def load(store: EventStore) -> AsyncGenerator[list[UUID]]:
+    """Orders live all the time within the block; gives those that have."""
+    lived: list[UUID] = []
+    over = asyncio.Event()
+
+    async def live() -> None:
+        while not over.is_set():
+            await append_all(store, whole_life(order_id := uuid4()))
+            lived.append(order_id)
+
+    async with asyncio.TaskGroup() as tasks:
+        for _ in range(4):
+            tasks.create_task(live())
+        try:
+            yield lived
+        finally:
+            over.set()
+
+
+async def append_large_orders(store: EventStore, orders: int) -> None:
+    async with asyncio.TaskGroup() as tasks:
+        for order_id in [uuid4() for _ in range(orders)]:
+            tasks.create_task(append(store, str(order_id), created(order_id, items=50)))
+
+
+@pytest.mark.parametrize("moment", ["catching up", "live", "in a COPY of a rebuild"])
+async def test_an_owner_that_was_stopped_while_it_wrote_and_comes_back_writes_nothing(
+    store: PostgresStore, event_store_url: str, read_store_url: str, look: Any, moment: str
 ):
     urls = (event_store_url, read_store_url)
-    with ExitStack() as stack:
-        paused = stack.enter_context(worker_process(*urls, "paused", lease=LEASE))
-        await eventually(lambda: owned_by(read_store_url, "paused"), within=20)
-        await append_all(store, whole_life(uuid4()))
-        await caught_up(store, read_store_url)
+    # Enough to be at it for a while.
+    large = {"catching up": 400, "live": 0, "in a COPY of a rebuild": 1000}[moment]
+    await append_large_orders(store, large)
+    if moment == "in a COPY of a rebuild":
+        async with projecting(store, *urls):
+            await caught_up(store, read_store_url, within=30)
+    with worker_process(*urls, "paused", lease=LEASE) as process:
+        paused = Owner(process, read_store_url, look)
+        async with load(store) as lived:
+            if moment == "in a COPY of a rebuild":
+                await stop_in_a_copy(paused)
+            else:
+                await eventually(partial(paused.has_written, "public"), within=30)
+                await eventually(partial(paused.is_stopped, "orders", in_copy=False), within=30, every=0.003)
+            async with projecting(store, *urls, name="heir"):
+                await eventually(lambda: owned_by(read_store_url, "heir"))
+                await eventually(partial(no_rebuild, look), within=30)
+                before = len(lived)
+                paused.goes_on()
+                await eventually(lambda: len(lived) > before + 40)
+                await caught_up(store, read_store_url, within=30)
+                assert await owned_by(read_store_url, "heir")
+                assert process.poll() is None
+            # It lives, and takes its turn.
+            await eventually(lambda: owned_by(read_store_url, "paused"))
+        await caught_up(store, read_store_url, within=30)
+    assert await projections.verify.verify(read_store_url, store, lambda *_: None) == []
+    assert await counts(read_store_url) == (len(lived), large * 50 + len(lived) * 3, len(lived))
 
-        # While events are on their way, so that it is stopped wherever it is.
-        writing = asyncio.create_task(append_lives(store, 20))
-        os.kill(paused.pid, signal.SIGSTOP)
-        async with projecting(store, event_store_url, read_store_url, name="heir"):
-            await eventually(lambda: owned_by(read_store_url, "heir"))
-            await writing
-            await caught_up(store, read_store_url)
 
-            os.kill(paused.pid, signal.SIGCONT)
-            await append_lives(store, 20)
-            await caught_up(store, read_store_url)
-            assert await owned_by(read_store_url, "heir")
-            assert paused.poll() is None
-        # It lives, and takes its turn.
-        await eventually(lambda: owned_by(read_store_url, "paused"))
-        await append_lives(store, 1)
-        await caught_up(store, read_store_url)
-    assert await counts(read_store_url) == (42, 42 * 3, 42)
+async def stop_in_a_copy(owner: Owner) -> None:
+    async def is_stopped() -> bool:
+        if await no_rebuild(owner.look):
+            # It was too quick: once more.
+            await builds.rebuild(owner.look, ORDERS)
+        return await owner.has_written("orders_next") and await owner.is_stopped("orders_next", in_copy=True)
+
+    await eventually(is_stopped, within=60, every=0.003)
 
 
-async def append_lives(store: EventStore, orders: int) -> None:
-    for _ in range(orders):
-        await append_all(store, whole_life(uuid4()))
+async def no_rebuild(look: "asyncpg.Connection[asyncpg.Record]") -> bool:
+    return not await look.fetchval("select exists (select from waybill.projections where stage = 'next')")

@@ -188,6 +188,22 @@ async def test_another_version_that_is_being_built_is_not_disturbed(read_side: R
     assert (told.code, told.err) == (1, "Error: version 2 of orders is being built: wait for that\n")
 
 
+async def test_what_was_discarded_is_not_tried_again_by_a_rebuild_that_has_begun_without_it(projected: ReadSide):
+    await projected.execute(
+        """
+        insert into waybill.parked
+          (subscriber, position, stream_id, event_id, event_type, state, reason, attempts, discarded_at)
+        values ('orders', 1, 'it', gen_random_uuid(), 'Order.OrderCreated', 'discarded', 'it', 1, now())
+        """
+    )
+    command = ("projection", "rebuild", "orders", "--no-wait")
+    assert (await projected.waybill(*command)).code == 0
+    told = await projected.waybill(*command, "--with-discarded")
+    assert (told.code, told.out) == (1, "")
+    assert told.err == "Error: orders is being built without what was discarded: wait for that, then ask again\n"
+    assert (await projected.waybill(*command)).code == 0
+
+
 # --- Under load
 
 

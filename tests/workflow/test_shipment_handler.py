@@ -211,6 +211,24 @@ async def test_an_order_that_cannot_be_read_is_parked_with_the_reason_until_it_c
     assert parked.reason.startswith("the order can't be read: event ")
 
 
+async def test_an_order_that_cannot_be_read_as_was_told_at_adoption_is_passed_over(store: PostgresStore):
+    order_id = uuid4()
+    await append_all(store, [(str(order_id), created(order_id))])
+    [broken] = await happen(store, order_id, "Order.OrderItemAdded", data=b"{}")
+    await completed_elsewhere(store, order_id)
+
+    async def never(*_: object) -> None:
+        raise AssertionError("nobody knows what that order is")
+
+    dog = watchdog(store, never, reported=lambda event: event.event_id == broken, ripe_after=0)
+    with capture_logs() as logs:
+        async with handling(store, dog):
+            await handled_up_to_now(store, NAME)
+    assert await states(store, NAME) == {}
+    (told,) = [entry for entry in logs if entry["event"] == "shipment.passed_over"]
+    assert "as was told at adoption" in told["reason"]
+
+
 async def test_an_order_whose_run_cannot_be_started_is_parked_and_others_are_not(store: PostgresStore):
     bad, good = uuid4(), uuid4()
     for order_id in (bad, good):
