@@ -134,10 +134,10 @@ async def follow(
         with suppress(*UNAVAILABLE):
             # Asked first: all up to there can be read, so that events of other types are not looked at again.
             head = await store.stream_version(ALL_STREAM)
-            until = after + SPAN
+            until = min(after + SPAN, head)
             found = await store.read_all(after=after, until=until, limit=_PAGE, types=types)
             more = len(found) == _PAGE or until < head
-            after = max(min(head, until), after) if len(found) < _PAGE else after
+            after = max(until, after) if len(found) < _PAGE else after
         for event in found:
             yield event
             after = max(event.position, after)

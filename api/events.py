@@ -92,7 +92,7 @@ async def read_events(
     if types is None:
         return event_page(request, response, await gateway.store.read_all(after=after, limit=limit + 1), limit)
     head = await gateway.store.stream_version(ALL_STREAM)
-    until = after + SPAN
+    until = min(after + SPAN, head)
     found = await gateway.store.read_all(after=after, until=until, limit=limit + 1, types=types)
     return event_page(request, response, found, limit, seen=until if until < head else None)
 

@@ -89,6 +89,8 @@ async def test_rare_events_are_looked_for_a_stretch_per_page(story, monkeypatch)
         found += [event["stream_id"] for event in page["items"]]
         following = page["next"]
     assert str(story.order_id) in found
+    behind_all = "/events?type=Order.OrderCompleted&after=9223372036854775807"
+    assert (await story.waybill.get(behind_all)).json() == {"items": [], "next": None}
 
 
 async def test_a_page_of_events_has_rules(waybill):
