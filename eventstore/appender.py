@@ -94,9 +94,10 @@ class Appender:
     MAX_WAITING = 10_000
     """Appends that may wait; whoever comes next waits before it queues (back-pressure)."""
 
-    def __init__(self, line: Line, statement: str) -> None:
+    def __init__(self, line: Line, statement: str, alone: str) -> None:
         self._line = line
         self._statement = statement
+        self._alone = alone
         self._queue: deque[_Waiting] = deque()
         self._room = asyncio.Semaphore(self.MAX_WAITING)
         self._task: asyncio.Task[None] | None = None
@@ -171,8 +172,11 @@ class Appender:
                 waiting.answer.set_exception(outcome)
 
     async def _send(self, appends: Sequence[Append]) -> Sequence[Appended | Exception]:
-        arguments = _arguments(appends)
-        rows = await again(lambda: self._line.fetch(self._statement, *arguments), after=(*RACES, *UNAVAILABLE))
+        if len(appends) == 1 and _is_plain(appends[0]):
+            statement, arguments = self._alone, _arguments_alone(appends[0])
+        else:
+            statement, arguments = self._statement, _arguments(appends)
+        rows = await again(lambda: self._line.fetch(statement, *arguments), after=(*RACES, *UNAVAILABLE))
         return [
             _outcome(append, row["outcome"], row["first_version"], row["first_position"], row["created_at"])
             for append, row in zip(appends, rows, strict=True)
@@ -195,7 +199,26 @@ def _checked(append: Append) -> _Waiting:
     return _Waiting(append, event_ids, sum(len(event.data) + len(event.metadata) for event in append.events))
 
 
-def _arguments(appends: Sequence[Append]) -> tuple[list[object], ...]:
+def _is_plain(append: Append) -> bool:
+    return len(append.events) == 1 and not append.confirm and not append.release
+
+
+def _arguments_alone(append: Append) -> tuple[object, ...]:
+    """What waybill.append_one takes."""
+    (event,) = append.events
+    return (
+        append.stream_id,
+        expected_number(append.expected),
+        event.event_id,
+        event.type,
+        event.causation_id,
+        event.correlation_id,
+        event.data,
+        event.metadata,
+    )
+
+
+def _arguments(appends: Sequence[Append]) -> tuple[object, ...]:
     """The batch as the columns that waybill.append takes; appends and streams are numbered from 1."""
     streams = sorted({append.stream_id for append in appends})
     number = {stream_id: i for i, stream_id in enumerate(streams, 1)}

@@ -279,7 +279,7 @@ async def test_whoever_finds_the_queue_full_waits_before_it(store: PostgresStore
     class Small(Appender):
         MAX_WAITING = 3
 
-    store.appender = Small(store.appender._line, SQL["append"])
+    store.appender = Small(store.appender._line, SQL["append"], SQL["append_one"])
     async with held_up(other):
         tasks = [begun(store, APPLES) for _ in range(10)]
         await waiting_backend(other)
@@ -293,7 +293,7 @@ async def test_a_batch_has_an_end_in_number_and_in_size(store: PostgresStore) ->
         MAX_APPENDS = 4
         MAX_BYTES = 1000
 
-    store.appender = Small(store.appender._line, SQL["append"])
+    store.appender = Small(store.appender._line, SQL["append"], SQL["append_one"])
     await settled(*(begun(store, f"stream-{turn}") for turn in range(10)))
     assert store.appender.batches == 3
     sizes = (600, 500, 5000, 100, 100)
@@ -326,7 +326,7 @@ async def test_an_append_that_comes_alone_is_sent_at_once() -> None:
             moment = datetime.now(UTC)
             return [{"outcome": "appended", "first_version": 1, "first_position": 1, "created_at": moment}]
 
-    alone = Appender(Noting("nowhere"), "")
+    alone = Appender(Noting("nowhere"), "", "")
     for turn in range(1, 4):
         task = asyncio.ensure_future(alone.append(Append(APPLES, "any", events(1))))
         # The caller, then the appender: nobody waits for company.
