@@ -360,6 +360,36 @@ async def test_a_batch_that_is_repeated_while_it_commits_gets_its_answers_althou
     assert [(type(answer), getattr(answer, "repeated", None)) for answer in answered_again] == [(Appended, True)] * 2
 
 
+@pytest.mark.parametrize("stream", [APPLES, PEARS], ids=["known stream", "new stream"])
+async def test_an_append_that_is_repeated_while_it_commits_gets_its_answer_although_it_expects_nothing(
+    store: PostgresStore, event_store_url: str, other: Connection, stream: str
+) -> None:
+    await append(store, APPLES)
+    new = event()
+    async with PostgresStore.open(event_store_url) as again:
+        async with held_up(other):
+            first = begun(store, stream, new)
+            await waiting_backend(other)
+            repeated = begun(again, stream, new)
+            await eventually(lambda: two_wait(other))
+        answers = await settled(first, repeated)
+    assert [(type(answer), getattr(answer, "repeated", None)) for answer in answers] == [
+        (Appended, False),
+        (Appended, True),
+    ]
+    assert await store.stream_version("$all") == 2
+
+
+@pytest.mark.parametrize("count", [1, 2])
+async def test_an_event_is_never_older_than_the_one_before_even_if_that_comes_from_a_clock_that_is_ahead(
+    store: PostgresStore, other: Connection, count: int
+) -> None:
+    await append(store, APPLES)
+    await other.execute("alter table public.events disable trigger no_update_events")
+    ahead = await other.fetchval("update public.events set created_at = now() + interval '1 hour' returning created_at")
+    assert (await append(store, PEARS, *events(count))).created_at == ahead
+
+
 async def two_wait(other: Connection) -> bool:
     await other.execute("select pg_stat_clear_snapshot()")
     waits = "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
