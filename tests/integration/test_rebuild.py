@@ -79,25 +79,19 @@ class ReadSide:
 
     async def begin_slowly(self) -> None:
         """A rebuild that takes its time: a second or so for each hundred events, until `hurry`."""
-        await self.execute(
-            "create table public.slow as select 0.3::float8 as seconds",
-            """
-            create function public.dawdle() returns trigger language plpgsql as $$
-            begin perform pg_sleep(coalesce((select max(seconds) from public.slow), 0)); return null; end $$
-            """,
-            # With the table itself: workers that run already are at it at once.
-            """
-            create function public.slow_down() returns event_trigger language plpgsql as $$
-            begin
-              if to_regclass('orders_next.orders') is not null then
-                create or replace trigger slow after insert on orders_next.orders execute function public.dawdle();
-              end if;
-            end $$
-            """,
-            "create event trigger slow_down on ddl_command_end when tag in ('CREATE TABLE') "
-            "execute function public.slow_down()",
-        )
-        assert (await self.waybill("projection", "rebuild", "orders", "--no-wait")).code == 0
+        connection = await asyncpg.connect(self.read_store_url)
+        # In one transaction: workers that run already would be done with it before it is slow.
+        async with connection.transaction():
+            await builds.rebuild(connection, ORDERS)
+            await connection.execute(
+                """
+                create table public.slow as select 0.3::float8 as seconds;
+                create function public.dawdle() returns trigger language plpgsql as $$
+                begin perform pg_sleep(coalesce((select max(seconds) from public.slow), 0)); return null; end $$;
+                create trigger slow after insert on orders_next.orders execute function public.dawdle();
+                """
+            )
+        await connection.close()
 
     async def hurry(self) -> None:
         await self.execute("truncate public.slow")
