@@ -111,7 +111,7 @@ async def _bare(server: Databases, clients: int) -> AsyncGenerator[dict[str, Wor
 async def _connections(url: str, clients: int) -> AsyncGenerator[OnOne]:
     """Does things on whichever connection is free; asyncpg prepares a statement once on each.
 
-    Not a pool: its bookkeeping is a third of what a short statement costs its client.
+    Not a pool: its bookkeeping would count against them.
     """
     async with AsyncExitStack() as opened:
         free: asyncio.Queue[Connection] = asyncio.Queue()
