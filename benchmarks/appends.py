@@ -10,18 +10,20 @@ import os
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from itertools import count
+from typing import Any, TypeAlias
 from uuid import uuid4
 
+import asyncpg
 from eventsourcing.persistence import StoredEvent
 from eventsourcing.postgres import PostgresApplicationRecorder, PostgresDatastore
 
 from benchmarks.measure import Figures, figures_of, measure, report
 from benchmarks.original import OriginalClient
 from benchmarks.server import Databases, databases
-from eventstore.pool import open_pool
+from eventstore.pool import open_connection
 from eventstore.postgres import PostgresStore
 from eventstore.store import Append, NewEvent
 
@@ -33,6 +35,8 @@ HOT = 8
 DATA = b'{"id": "00000000-0000-4000-8000-000000000000"}'
 
 Work = Callable[[], Awaitable[object]]
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+OnOne = Callable[[Callable[[Connection], Awaitable[Any]]], Awaitable[Any]]
 
 
 def event() -> NewEvent:
@@ -77,26 +81,51 @@ async def _waybill(server: Databases, _clients: int) -> AsyncGenerator[dict[str,
 
 @asynccontextmanager
 async def _original(server: Databases, clients: int) -> AsyncGenerator[dict[str, Work]]:
-    async with open_pool(server.url("original"), min(clients, CONNECTIONS)) as pool:
-        client = OriginalClient(pool)
-        numbers: list[int] = []
-        for turn in range(HOT):
-            if not await client.find(f"hot-{turn}"):
-                await client.create(f"hot-{turn}", [event()])
-            number, _ = await client.find(f"hot-{turn}") or (0, 0)
-            numbers.append(number)
+    async with _connections(server.url("original"), clients) as on_one:
+        numbers = [await on_one(partial(_hot_stream, f"hot-{turn}")) for turn in range(HOT)]
         turns = count()
         yield {
-            "new streams": lambda: client.create(str(uuid4()), [event()]),
-            "hot streams": lambda: client.append_at_any_version(numbers[next(turns) % HOT], [event()]),
+            "new streams": lambda: on_one(lambda one: OriginalClient(one).create(str(uuid4()), [event()])),
+            "hot streams": lambda: on_one(
+                lambda one: OriginalClient(one).append_at_any_version(numbers[next(turns) % HOT], [event()])
+            ),
         }
+
+
+async def _hot_stream(name: str, connection: Connection) -> int:
+    client = OriginalClient(connection)
+    if not await client.find(name):
+        await client.create(name, [event()])
+    number, _ = await client.find(name) or (0, 0)
+    return number
 
 
 @asynccontextmanager
 async def _bare(server: Databases, clients: int) -> AsyncGenerator[dict[str, Work]]:
-    async with open_pool(server.url("bare"), min(clients, CONNECTIONS)) as pool:
-        await pool.execute("create table if not exists bare (id uuid primary key, data bytea)")
-        yield {"rows": lambda: pool.execute("insert into bare values ($1, $2)", uuid4(), DATA)}
+    async with _connections(server.url("bare"), clients) as on_one:
+        await on_one(lambda one: one.execute("create table if not exists bare (id uuid primary key, data bytea)"))
+        yield {"rows": lambda: on_one(lambda one: one.execute("insert into bare values ($1, $2)", uuid4(), DATA))}
+
+
+@asynccontextmanager
+async def _connections(url: str, clients: int) -> AsyncGenerator[OnOne]:
+    """Does things on whichever connection is free; asyncpg prepares a statement once on each.
+
+    Not a pool: its bookkeeping would count against them.
+    """
+    async with AsyncExitStack() as opened:
+        free: asyncio.Queue[Connection] = asyncio.Queue()
+        for _ in range(min(clients, CONNECTIONS)):
+            free.put_nowait(await opened.enter_async_context(open_connection(url)))
+
+        async def on_one(work: Callable[[Connection], Awaitable[Any]]) -> Any:
+            connection = await free.get()
+            try:
+                return await work(connection)
+            finally:
+                free.put_nowait(connection)
+
+        yield on_one
 
 
 def _eventsourcing(server: Databases, clients: int) -> Figures:

@@ -32,7 +32,9 @@ from settings import Settings
 SHORT = 10
 LONG = int(os.environ.get("WAYBILL_BENCH_LONG_ORDER", "10_000"))
 ORDERS = 20
-"""Of each length: items are added to all of them in turn, and each is completed once."""
+"""So many long ones: items are added to all of them in turn, and each is completed once."""
+ADDED = 400
+"""Items added, at most, to short orders, and to long ones."""
 
 
 async def run() -> None:
@@ -40,14 +42,15 @@ async def run() -> None:
     figures: list[Figures] = []
     async with databases("commands") as server, PostgresStore.open(server.url("commands")) as store:
         steps = Steps(store)
+        lengths = (SHORT, LONG + KEEP_EVERY // 2)
         # Between two snapshots, so that there is something to read after the last one.
-        lengths = {"short": SHORT, "long": LONG + KEEP_EVERY // 2}
-        orders = {which: [await _order(store, length) for _ in range(ORDERS)] for which, length in lengths.items()}
-        pairs = list(zip(*orders.values(), strict=True))
+        long = [await _order(store, lengths[1]) for _ in range(ORDERS)]
+        # A short order that items are added to is soon short no more: each gets one.
+        short = [await _order(store, SHORT) for _ in range(ADDED)]
         enough = time.perf_counter() + SECONDS
-        adding = takewhile(lambda _: time.perf_counter() < enough, cycle(pairs))
-        figures += await _alternately("add an item to", lengths.values(), adding, steps.add)
-        figures += await _alternately("complete", lengths.values(), pairs, steps.complete)
+        adding = takewhile(lambda _: time.perf_counter() < enough, zip(short, cycle(long), strict=False))
+        figures += await _alternately("add an item to", lengths, adding, steps.add)
+        figures += await _alternately("complete", lengths, zip(short[:ORDERS], long, strict=True), steps.complete)
     short_add, long_add, short_complete, long_complete = (each.median for each in figures)
     report(
         "commands",

@@ -2,19 +2,23 @@
 
 The large store is filled by SQL, in the form that appends would have given it. Then both are measured in turns, so
 that whatever else the machine does falls on both.
+
+Ids are random, so an append to a large store touches pages of its indexes that no other has touched for a while. They
+are in memory when the server is sized for its store, as this one is; and the first change to a page after a checkpoint
+puts the whole page into the log. So both are measured twice: long after a checkpoint, and from one on.
 """
 
+import asyncio
 import os
 import statistics
 import time
-from functools import partial
 from uuid import uuid4
 
 import asyncpg
 
 from benchmarks.appends import SECONDS, event
-from benchmarks.measure import Figures, figures_of, measure, report
-from benchmarks.server import databases
+from benchmarks.measure import Figures, figures_of, report
+from benchmarks.server import Databases, databases
 from eventstore.codec import decode
 from eventstore.postgres import PostgresStore
 from eventstore.store import Append, in_batches
@@ -23,7 +27,11 @@ SMALL = 10_000
 LARGE = int(os.environ.get("WAYBILL_BENCH_EVENTS", "5_000_000"))
 READ = min(LARGE, 300_000)
 CLIENTS = 32
-TURNS = 3
+TURNS = max(2, round(2 * SECONDS))
+APPENDS = 2000
+"""In one turn, to each."""
+# No checkpoint comes by itself while all this goes on.
+_SERVER = {"shared_buffers": "2GB", "max_wal_size": "16GB", "checkpoint_timeout": "1h"}
 _PER_STREAM, _AT_ONCE = 5, 250_000
 
 # Orders of five events each: $1 the first new stream's number, $2 how many streams.
@@ -56,45 +64,78 @@ order by position
 
 async def run() -> None:
     """Measure, print, write results/growth.json."""
-    figures: list[Figures] = []
-    sizes = {"small": SMALL, "large": LARGE}
-    async with databases(*sizes) as server:
-        for name, size in sizes.items():
-            await _fill(server.admin_url(name), size)
-        rates: dict[str, list[float]] = {name: [] for name in sizes}
-        for _ in range(TURNS):
-            for name, size in sizes.items():
-                async with PostgresStore.open(server.url(name)) as store:
-                    variant = f"append to {size:,} events"
-                    figures.append(await measure(variant, CLIENTS, partial(_append, store), seconds=SECONDS))
-                    rates[name].append(figures[-1].per_second)
+    async with databases("small", "large", settings=_SERVER) as server:
+        await _fill(server.admin_url("small"), SMALL)
+        await _fill(server.admin_url("large"), LARGE)
+        figures, growth = await _compare(server, "")
+        await _execute(server, "checkpoint")
+        after, growth_after = await _compare(server, ", after a checkpoint")
         async with PostgresStore.open(server.url("large"), 1) as store:
-            figures += [await _read(store), await _read(store, decoding=True)]
-    read, decoded = (each.per_second for each in figures[-2:])
-    growth = statistics.median(rates["large"]) / statistics.median(rates["small"])
+            read, parsed = await _read(store), await _read(store, parsing=True)
     report(
         "growth",
         "events",
-        figures,
+        [*figures, *after, read, parsed],
         [
             (f"appending at {LARGE:,} events, of the rate at {SMALL:,}", growth, "0.9"),
-            ("reading $all, of 100,000 events a second", read / 100_000, "1"),
-            ("of that rate, with every event parsed too", decoded / read, "no target"),
+            ("the same, from a checkpoint on", growth_after, "no target"),
+            ("reading $all, of 100,000 events a second", read.per_second / 100_000, "1"),
+            ("of that rate, with every event parsed too", parsed.per_second / read.per_second, "no target"),
         ],
     )
 
 
-async def _append(store: PostgresStore) -> None:
-    await store.append(Append(str(uuid4()), "no_stream", [event()]))
+async def _compare(server: Databases, when: str) -> tuple[list[Figures], float]:
+    """Appends to a small store and to the large one in turns, and how the large one's rate compares.
+
+    Each turn has a small store of its own, or else it would be none any more.
+    """
+    turns: dict[int, list[tuple[list[float], float]]] = {SMALL: [], LARGE: []}
+    for _ in range(TURNS):
+        await _execute(server, f"create database turn template small owner {server.role}")
+        for size, name in ((SMALL, "turn"), (LARGE, "large")):
+            async with PostgresStore.open(server.url(name), 1) as store:
+                await _append(store, 3 * CLIENTS)
+                turns[size].append(await _append(store, APPENDS))
+        await _execute(server, "drop database turn with (force)")
+    figures = [
+        figures_of(
+            f"append to {size:,} events{when}",
+            CLIENTS,
+            [latency for latencies, _ in of_size for latency in latencies],
+            sum(took for _, took in of_size),
+        )
+        for size, of_size in turns.items()
+    ]
+    growth = statistics.median(small / large for (_, small), (_, large) in zip(*turns.values(), strict=True))
+    return figures, growth
 
 
-async def _read(store: PostgresStore, *, decoding: bool = False) -> Figures:
+async def _append(store: PostgresStore, appends: int) -> tuple[list[float], float]:
+    """So many appends by all clients together: the latencies in milliseconds, and how many seconds it took."""
+    latencies: list[float] = []
+    left = iter(range(appends))
+
+    async def client() -> None:
+        for _ in left:
+            before = time.perf_counter()
+            await store.append(Append(str(uuid4()), "no_stream", [event()]))
+            latencies.append((time.perf_counter() - before) * 1000)
+
+    start = time.perf_counter()
+    async with asyncio.TaskGroup() as group:
+        for _ in range(CLIENTS):
+            group.create_task(client())
+    return latencies, time.perf_counter() - start
+
+
+async def _read(store: PostgresStore, *, parsing: bool = False) -> Figures:
     """The whole sequence from its beginning, page by page, as records or parsed as well."""
     latencies: list[float] = []
     seen = 0
     before = start = time.perf_counter()
     async for page in in_batches(store.read_all, size=2000):
-        if decoding:
+        if parsing:
             for recorded in page:
                 decode(recorded)
         seen += len(page)
@@ -103,7 +144,7 @@ async def _read(store: PostgresStore, *, decoding: bool = False) -> Figures:
         if seen >= READ:
             break
     took = time.perf_counter() - start
-    pages = figures_of(f"read $all{' and parse' if decoding else ''}, pages of 2,000", 1, latencies, took)
+    pages = figures_of(f"read $all{' and parse' if parsing else ''}, pages of 2,000", 1, latencies, took)
     return Figures(pages.variant, 1, seen, seen / took, pages.median, pages.p99)
 
 
@@ -118,6 +159,14 @@ async def _fill(url: str, size: int) -> None:
         await connection.execute("update public.streams set stream_version = $1 where stream_id = 0", size)
         await connection.execute("select setval('public.streams_stream_id_seq', (select max(stream_id) from streams))")
         await connection.execute("vacuum analyze")
-        await connection.execute("checkpoint")
+    finally:
+        await connection.close()
+
+
+async def _execute(server: Databases, statement: str) -> None:
+    """As the superuser, in no transaction and in none of the databases that are measured."""
+    connection = await asyncpg.connect(server.admin_url("postgres"))
+    try:
+        await connection.execute(statement)
     finally:
         await connection.close()

@@ -2,9 +2,9 @@
 
 import asyncio
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dev import postgres
 from dev.supervisor import Supervisor
@@ -27,10 +27,13 @@ class Databases:
 
 
 @asynccontextmanager
-async def databases(*event_stores: str, empty: tuple[str, ...] = ()) -> AsyncGenerator[Databases]:
-    """A server with these, the event stores migrated."""
+async def databases(
+    *event_stores: str, empty: tuple[str, ...] = (), settings: Mapping[str, str] | None = None
+) -> AsyncGenerator[Databases]:
+    """A server with these, the event stores migrated. `settings` are PostgreSQL's."""
     with temporary_directory() as directory:
-        server = await asyncio.to_thread(postgres.prepare, directory / "postgres")
+        prepared = await asyncio.to_thread(postgres.prepare, directory / "postgres")
+        server = replace(prepared, settings=settings or {})
         try:
             async with Supervisor(_say) as supervisor:
                 await supervisor.start(server.command())

@@ -17,9 +17,9 @@ import stat
 import subprocess
 import tempfile
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -62,13 +62,15 @@ class Server:
     data: Path
     sockets: Path
     owner: Owner | None
+    settings: Mapping[str, str] = field(default_factory=dict[str, str])
+    """PostgreSQL's, besides those that a server for development has."""
 
     def url(self, database: str = SUPERUSER, role: str = SUPERUSER) -> str:
         """Where asyncpg and psql find the database."""
         return f"postgresql://{role}@/{database}?{urlencode({'host': str(self.sockets), 'port': _PORT}, safe='/')}"
 
     def command(self) -> Command:
-        settings = {**_SETTINGS, "unix_socket_directories": str(self.sockets)}
+        settings = {**_SETTINGS, **self.settings, "unix_socket_directories": str(self.sockets)}
         options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
         return Command(
             name="postgres",

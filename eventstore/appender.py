@@ -112,9 +112,10 @@ class Appender:
     MAX_WAITING = 10_000
     """Appends that may wait; whoever comes next waits before it queues (back-pressure)."""
 
-    def __init__(self, line: Line, statement: str) -> None:
+    def __init__(self, line: Line, statement: str, alone: str) -> None:
         self._line = line
         self._statement = statement
+        self._alone = alone
         self._queue: OrderedDict[_Waiting, None] = OrderedDict()
         self._room = asyncio.Semaphore(self.MAX_WAITING)
         self._task: asyncio.Task[None] | None = None
@@ -196,20 +197,23 @@ class Appender:
                 waiting.answer.set_exception(outcome)
 
     async def _send(self, appends: Sequence[Append]) -> Sequence[Appended | Exception]:
-        call = partial(self._call, *_arguments(appends))
+        if len(appends) == 1 and _is_plain(appends[0]):
+            call = partial(self._call, self._alone, *_arguments_alone(appends[0]))
+        else:
+            call = partial(self._call, self._statement, *_arguments(appends))
         rows = await again(call, after=(*RACES, *UNAVAILABLE))
         return [
             _outcome(append, row["outcome"], row["first_version"], row["first_position"], row["created_at"])
             for append, row in zip(appends, rows, strict=True)
         ]
 
-    async def _call(self, *arguments: object) -> list[asyncpg.Record]:
+    async def _call(self, statement: str, *arguments: object) -> list[asyncpg.Record]:
         now = asyncio.get_running_loop().time()
         if self._hasty_until and now > self._hasty_until:
             await self._line.fetch("reset lock_timeout")
             self._hasty_until = 0.0
         try:
-            return await self._line.fetch(self._statement, *arguments)
+            return await self._line.fetch(statement, *arguments)
         except asyncpg.DeadlockDetectedError:
             # Only another program takes rows in another order than we do. PostgreSQL needs a second to find that out,
             # in which nobody appends. So for a while we give way long before.
@@ -236,7 +240,26 @@ def _checked(append: Append) -> _Waiting:
     return _Waiting(append, event_ids, claims, size)
 
 
-def _arguments(appends: Sequence[Append]) -> tuple[list[object], ...]:
+def _is_plain(append: Append) -> bool:
+    return len(append.events) == 1 and not append.confirm and not append.release
+
+
+def _arguments_alone(append: Append) -> tuple[object, ...]:
+    """What waybill.append_one takes."""
+    (event,) = append.events
+    return (
+        append.stream_id,
+        expected_number(append.expected),
+        event.event_id,
+        event.type,
+        event.causation_id,
+        event.correlation_id,
+        event.data,
+        event.metadata,
+    )
+
+
+def _arguments(appends: Sequence[Append]) -> tuple[object, ...]:
     """The batch as the columns that waybill.append takes; appends and streams are numbered from 1."""
     streams = sorted({append.stream_id for append in appends})
     number = {stream_id: i for i, stream_id in enumerate(streams, 1)}

@@ -50,7 +50,7 @@ class PostgresStore(Reader):
         super().__init__(pool)
         self._pool = pool
         self._url = url
-        self.appender = Appender(Line(url, **BY_KEY), SQL["append"])
+        self.appender = Appender(Line(url, **BY_KEY), SQL["append"], SQL["append_one"])
 
     @classmethod
     @asynccontextmanager

@@ -11,7 +11,7 @@ import asyncpg
 import structlog
 
 from eventstore.listener import wait_for_hint
-from eventstore.store import ALL_STREAM, EventStore, RecordedEvent
+from eventstore.store import ALL_STREAM, SPAN, EventStore, RecordedEvent
 from projections import builds
 from projections.applying import Applying
 from projections.builds import Build
@@ -146,7 +146,7 @@ class Following:
         return task
 
     async def _read(self, after: int, size: int) -> Page:
-        """At most `size` events after a position.
+        """At most `size` events after a position, out of so many positions that a look takes no time to speak of.
 
         The end of all events is looked at before them. They are dense and in commit order: a page that isn't full
         misses none up to there, whatever types the others are of, and the checkpoint may go there.
@@ -158,11 +158,13 @@ class Following:
             raise AheadOfEvents(f"the checkpoint is {after}, the last event {head}")
         if head == after:
             return Page((), after, full=False)
-        wanted = self._projection
-        events = await store.read_all(after=after, limit=size, types=wanted.types, strangers=wanted.strangers)
-        full = len(events) == size
-        last = events[-1].position if events else 0
-        return Page(events, last if full else max(head, last), full)
+        wanted, until = self._projection, min(after + SPAN, head)
+        events = await store.read_all(
+            after=after, until=until, limit=size, types=wanted.types, strangers=wanted.strangers
+        )
+        if len(events) == size:
+            return Page(events, events[-1].position, full=True)
+        return Page(events, until, full=until < head)
 
     async def _holding(self, task: "asyncio.Task[T]") -> T:
         """What the task gives. A long look for rare events must not cost the lease, or nobody would ever finish it."""

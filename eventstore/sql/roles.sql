@@ -60,7 +60,7 @@ grant insert, delete on waybill.blocked_products to waybill_writer, waybill_owne
 grant update (state, retry_at, discarded_at) on waybill.parked to waybill_writer;
 revoke execute on all functions in schema waybill from public;
 grant execute on function
-  waybill.append, waybill.fits, waybill.reserve, waybill.link, waybill.delete_stream
+  waybill.append, waybill.append_one, waybill.fits, waybill.reserve, waybill.link, waybill.delete_stream
 to waybill_writer, waybill_owner;
 
 -- The projector remembers how far it has got, and what it has left behind.

@@ -3,6 +3,10 @@
 select outcome, first_version, first_position, created_at
 from waybill.append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16);
 
+-- name: append_one
+-- Append one event, without claims, in a transaction of its own (see the function's comment).
+select outcome, first_version, first_position, created_at from waybill.append_one($1, $2, $3, $4, $5, $6, $7, $8);
+
 -- name: load
 -- What a command needs: the stream, its snapshot, the events after it, and the event that this command made before.
 with stream as (

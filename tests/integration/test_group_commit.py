@@ -184,7 +184,7 @@ async def test_those_who_give_up_leave_their_places_to_others(store: PostgresSto
     class Small(Appender):
         MAX_WAITING = 3
 
-    store.appender = Small(store.appender._line, SQL["append"])
+    store.appender = Small(store.appender._line, SQL["append"], SQL["append_one"])
     async with held_up(other):
         sent = begun(store, APPLES)
         await waiting_backend(other)
@@ -370,7 +370,7 @@ async def test_whoever_finds_the_queue_full_waits_before_it(store: PostgresStore
     class Small(Appender):
         MAX_WAITING = 3
 
-    store.appender = Small(store.appender._line, SQL["append"])
+    store.appender = Small(store.appender._line, SQL["append"], SQL["append_one"])
     async with held_up(other):
         tasks = [begun(store, APPLES) for _ in range(10)]
         await waiting_backend(other)
@@ -384,7 +384,7 @@ async def test_a_batch_has_an_end_in_number_and_in_size(store: PostgresStore) ->
         MAX_APPENDS = 4
         MAX_BYTES = 1000
 
-    store.appender = Small(store.appender._line, SQL["append"])
+    store.appender = Small(store.appender._line, SQL["append"], SQL["append_one"])
     await settled(*(begun(store, f"stream-{turn}") for turn in range(10)))
     assert store.appender.batches == 3
     sizes = (600, 500, 5000, 100, 100)
@@ -417,7 +417,7 @@ async def test_an_append_that_comes_alone_is_sent_at_once() -> None:
             moment = datetime.now(UTC)
             return [{"outcome": "appended", "first_version": 1, "first_position": 1, "created_at": moment}]
 
-    alone = Appender(Noting("nowhere"), "")
+    alone = Appender(Noting("nowhere"), "", "")
     for turn in range(1, 4):
         task = asyncio.ensure_future(alone.append(Append(APPLES, "any", events(1))))
         # The caller, then the appender: nobody waits for company.
@@ -443,6 +443,36 @@ async def test_a_batch_that_is_repeated_while_it_commits_gets_its_answers_althou
         answers, answered_again = await settled(*first), await settled(*repeated)
     assert [answer.first_version for answer in answers if isinstance(answer, Appended)] == [2, 1]
     assert [(type(answer), getattr(answer, "repeated", None)) for answer in answered_again] == [(Appended, True)] * 2
+
+
+@pytest.mark.parametrize("stream", [APPLES, PEARS], ids=["known stream", "new stream"])
+async def test_an_append_that_is_repeated_while_it_commits_gets_its_answer_although_it_expects_nothing(
+    store: PostgresStore, event_store_url: str, other: Connection, stream: str
+) -> None:
+    await append(store, APPLES)
+    new = event()
+    async with PostgresStore.open(event_store_url) as again:
+        async with held_up(other):
+            first = begun(store, stream, new)
+            await waiting_backend(other)
+            repeated = begun(again, stream, new)
+            await eventually(lambda: two_wait(other))
+        answers = await settled(first, repeated)
+    assert [(type(answer), getattr(answer, "repeated", None)) for answer in answers] == [
+        (Appended, False),
+        (Appended, True),
+    ]
+    assert await store.stream_version("$all") == 2
+
+
+@pytest.mark.parametrize("count", [1, 2])
+async def test_an_event_is_never_older_than_the_one_before_even_if_that_comes_from_a_clock_that_is_ahead(
+    store: PostgresStore, other: Connection, count: int
+) -> None:
+    await append(store, APPLES)
+    await other.execute("alter table public.events disable trigger no_update_events")
+    ahead = await other.fetchval("update public.events set created_at = now() + interval '1 hour' returning created_at")
+    assert (await append(store, PEARS, *events(count))).created_at == ahead
 
 
 async def two_wait(other: Connection) -> bool:
