@@ -11,18 +11,22 @@ from datetime import timedelta
 from difflib import get_close_matches
 from functools import cache
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from api.keys import ApiKey
 from api.keys import parse as parse_keys
+from workflows.payload_keys import PayloadKey
+from workflows.payload_keys import parse as parse_payload_keys
 
 PREFIX = "WAYBILL_"
 # Read by the tests, by the dev stack or by make, not by the processes.
 _FOREIGN = {"WAYBILL_TEMPORAL_BIN", "WAYBILL_POSTGRES_BIN"}
 _FOREIGN_PREFIXES = ("WAYBILL_TEST_", "WAYBILL_BENCH_")
 _TEMPORAL_ADDRESS = "localhost:7233"
+_PLACE = re.compile(r"(\[[0-9a-f:.]*\]|[^\[\]:]*)(:\d{1,5})?", re.IGNORECASE)
 _ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:\d+)?|https?://\[[0-9a-f:]+\](:\d+)?")
 
 
@@ -33,7 +37,9 @@ class SettingsError(Exception):
 class Settings(BaseSettings):
     """How this process runs. Times are in seconds."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="ignore", allow_inf_nan=False
+    )
 
     event_store_url: str = Field(default="postgresql://localhost:5432/event_store")
     """The database of events, claims and blocked products."""
@@ -52,6 +58,11 @@ class Settings(BaseSettings):
     snapshot_every: dict[str, int] | int = 50
     """Events of a stream between two snapshots; 1 = after every command, 0 = none.
     Per aggregate: '{"Order": 100, "Shipment": 0}'."""
+
+    payload_keys: Annotated[tuple[PayloadKey, ...], NoDecode] = Field(default=(), repr=False)
+    """Keys that decrypt what Temporal keeps: ID:KEY, separated by commas."""
+    payload_key: str | None = None
+    """The id of the one that encrypts it; not set = it is kept in clear."""
 
     worker_max_workflow_tasks: PositiveInt = 100
     """Workflow tasks that one worker process works on at once."""
@@ -114,6 +125,13 @@ class Settings(BaseSettings):
     def _is_postgres(cls, url: str) -> str:
         if not url.startswith(("postgresql://", "postgres://")):
             raise ValueError("must begin with postgresql://")
+        try:
+            places = urlsplit(url).netloc.rpartition("@")[2].split(",")
+        except ValueError:
+            places = ["["]
+        # The URL itself isn't told: it may hold a password.
+        if not all(map(_PLACE.fullmatch, places)):
+            raise ValueError("must be postgresql://user:password@host:port/database")
         return url
 
     @field_validator("build_id")
@@ -127,6 +145,18 @@ class Settings(BaseSettings):
     @classmethod
     def _are_keys(cls, entries: object) -> object:
         return parse_keys(entries) if isinstance(entries, str) else entries
+
+    @field_validator("payload_keys", mode="before")
+    @classmethod
+    def _are_payload_keys(cls, entries: object) -> object:
+        return parse_payload_keys(entries) if isinstance(entries, str) else entries
+
+    @field_validator("payload_key")
+    @classmethod
+    def _is_among_the_keys(cls, key_id: str | None, info: ValidationInfo) -> str | None:
+        if key_id and not any(key.id == key_id for key in info.data.get("payload_keys", ())):
+            raise ValueError("must be the ID of a key in WAYBILL_PAYLOAD_KEYS")
+        return key_id or None
 
     @field_validator("cors_origins", mode="before")
     @classmethod

@@ -26,6 +26,7 @@ from projections.registry import PROJECTIONS
 from projections.runner import run as run_projections
 from settings import Settings
 from workflows.connection import connect
+from workflows.encryption import data_converter
 from workflows.runs import wake as wake_run
 from workflows.search_attributes import register_search_attributes
 from workflows.worker import order_worker
@@ -103,7 +104,8 @@ async def running(settings: Settings) -> AsyncGenerator[asyncio.Event]:
         if settings.metrics_port is not None:
             resources.enter_context(_metrics(settings.metrics_host, settings.metrics_port))
         store = await resources.enter_async_context(AdoptedStore.open(settings.event_store_url, settings.pool_size))
-        client = await connect(configuration.temporal())
+        converter = data_converter(settings.payload_keys, settings.payload_key)
+        client = await connect(configuration.temporal(), converter=converter)
         await register_search_attributes(client)
         if settings.projections:
             await resources.enter_async_context(_projecting(settings, store, broken))
@@ -162,6 +164,7 @@ async def _handling(
         task_queue=settings.task_queue,
         idle_seconds=settings.order_idle_timeout,
         step_seconds=settings.command_timeout,
+        discreet=settings.payload_key is not None,
     )
     async with AsyncExitStack() as resources:
         views = None

@@ -8,6 +8,7 @@ from typing import Any
 
 from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
+from temporalio.converter import DataConverter
 
 # What to look for in the client's words, and what it means. The first one that is found counts.
 _MEANINGS = (
@@ -24,14 +25,16 @@ _MEANINGS = (
 )
 
 
-async def connect(config: Mapping[str, Any], *, lazy: bool = False) -> Client:
-    """A client as TEMPORAL_* say (settings.temporal()), with Waybill's data converter.
+async def connect(
+    config: Mapping[str, Any], *, converter: DataConverter = pydantic_data_converter, lazy: bool = False
+) -> Client:
+    """A client as TEMPORAL_* say (settings.temporal()); `converter` may encrypt (workflows.encryption).
 
     With `lazy` it connects when it is first needed. Otherwise raises ConnectionError, in one line, if the server isn't
     there, or these settings won't do.
     """
     try:
-        return await Client.connect(**config, data_converter=pydantic_data_converter, lazy=lazy)
+        return await Client.connect(**config, data_converter=converter, lazy=lazy)
     except (RuntimeError, ValueError) as error:
         told = " ".join(str(error).split())
         raise ConnectionError(f"no Temporal at {config['target_host']}: {_meaning(told)}") from None

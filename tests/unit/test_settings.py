@@ -1,3 +1,4 @@
+import os
 import re
 from itertools import pairwise
 from pathlib import Path
@@ -138,3 +139,25 @@ def test_a_version_that_is_told_by_half_is_an_error(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv(name, "waybill")
     with pytest.raises(SettingsError, match="WAYBILL_DEPLOYMENT_NAME and WAYBILL_BUILD_ID have to be set together"):
         settings.load()
+
+
+@pytest.mark.parametrize("url", ["postgresql://h:port/x", "postgresql://[x/y", "mysql://h/x"])
+def test_the_address_of_a_database_is_one(monkeypatch, url):
+    monkeypatch.setenv("WAYBILL_READ_STORE_URL", url)
+    with pytest.raises(SettingsError, match=r"^WAYBILL_READ_STORE_URL: .*must be"):
+        settings.load()
+
+
+def test_an_empty_variable_is_one_that_is_not_set(monkeypatch):
+    for name in settings.names():
+        monkeypatch.setenv(name, "")
+    assert settings.load() == Settings.model_construct()
+
+
+@pytest.mark.parametrize("given", [{}, {"TEMPORAL_ADDRESS": ""}, {"TEMPORAL_API_KEY": "", "TEMPORAL_TLS": ""}])
+def test_temporal_is_on_this_machine_unless_it_is_said_where(monkeypatch, given):
+    for name in [name for name in os.environ if name.startswith("TEMPORAL_")]:
+        monkeypatch.delenv(name)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    assert settings.temporal() == {"target_host": "localhost:7233"}
