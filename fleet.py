@@ -62,13 +62,15 @@ async def _stop(supervisors: Sequence[Supervisor], signals: asyncio.Queue[signal
     stopping = asyncio.gather(*(each.stop() for each in supervisors))
     hurry = asyncio.create_task(signals.get())
     await asyncio.wait({stopping, hurry}, return_when=asyncio.FIRST_COMPLETED)
+    cut_short = 0
     if hurry.done():
+        cut_short = 128 + hurry.result()
         for each in supervisors:
             each.kill()
     hurry.cancel()
     codes = [code for ended in await stopping for code in ended]
     log.info("fleet.stopped", exit_codes=codes)
-    return 128 + hurry.result() if hurry.done() and not hurry.cancelled() else int(any(codes))
+    return cut_short or int(any(codes))
 
 
 def _worker(settings: Settings, number: int, address: str, working: set[int]) -> Command:
@@ -84,6 +86,7 @@ def _worker(settings: Settings, number: int, address: str, working: set[int]) ->
         argv=[sys.executable, "-P", "-m", "cli", "worker"],
         ready=ready,
         environment=environment,
+        orphan_signal=signal.SIGTERM,
         start_timeout=_START_TIMEOUT,
         # It gives up by itself a little earlier.
         stop_timeout=settings.worker_shutdown_timeout + 2 * FAREWELL,

@@ -22,8 +22,8 @@ _KEYWORD = IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD
 # Closed runs are for people to look at; the events of their orders stay for ever.
 _RETENTION = timedelta(days=7)
 # A server reads the list of its namespaces, and that of search attributes, every now and then.
-_KNOWN_WITHIN = 60.0
 _LOOK = 0.5
+_LOOKS = 120
 _NOT_ALLOWED = frozenset({RPCStatusCode.PERMISSION_DENIED, RPCStatusCode.UNAUTHENTICATED, RPCStatusCode.UNIMPLEMENTED})
 
 
@@ -36,40 +36,52 @@ async def register(client: Client) -> list[str]:
 
     Idempotent; gives what was made. Raises NotRegistrable where an administrator has to do it (Temporal Cloud).
     """
-    made: list[str] = []
-    if await _register_namespace(client):
-        made.append(f"namespace {client.namespace}")
-    deadline = asyncio.get_running_loop().time() + _KNOWN_WITHIN
-    while True:
+    made = [f"namespace {client.namespace}"] if await _register_namespace(client) else []
+    for _ in range(_LOOKS):
         try:
             made += await _add_missing(client)
-            await client.count_workflows(" AND ".join(f"{name} = ''" for name in NAMES))
         except RPCError as error:
-            if error.status in _NOT_ALLOWED:
+            if error.status in _NOT_ALLOWED and not await _are_known(client):
                 raise NotRegistrable(
                     f"this client may not add search attributes to namespace {client.namespace} ({error.message}): an "
                     f"administrator has to add {', '.join(NAMES)}, of type Keyword"
                 ) from None
-            # The one is said of a namespace, the other of a search attribute that isn't known yet.
-            if error.status not in {RPCStatusCode.NOT_FOUND, RPCStatusCode.INVALID_ARGUMENT}:
+            if error.status not in _NOT_ALLOWED | {RPCStatusCode.NOT_FOUND}:
                 raise
-            if asyncio.get_running_loop().time() > deadline:
-                raise
-        else:
+        if await _are_known(client):
             return made
         await asyncio.sleep(_LOOK)
+    raise NotRegistrable(f"the server still doesn't know what it was told of namespace {client.namespace}: try again")
 
 
 async def register_search_attributes(client: Client) -> None:
     """Add those that the namespace lacks; several workers may do so at once.
 
-    Where that isn't allowed, the log says what an administrator has to do, once; a worker can work without.
+    Where that isn't allowed, the log says what an administrator has to do, once; a worker can work without. Raises
+    ConnectionError if there is no such namespace.
     """
     try:
         if added := await _add_missing(client):
             log.info("worker.search_attributes_added", names=added)
     except (RPCError, NotRegistrable) as error:
+        if isinstance(error, RPCError) and error.status == RPCStatusCode.NOT_FOUND:
+            raise ConnectionError(
+                f"Temporal has no namespace {client.namespace}: `waybill migrate --temporal` makes it, or "
+                "TEMPORAL_NAMESPACE names another"
+            ) from None
         log.warning("worker.search_attributes_unknown", wanted=NAMES, reason=str(error))
+
+
+async def _are_known(client: Client) -> bool:
+    """Whether runs may carry the search attributes."""
+    try:
+        await client.count_workflows(" AND ".join(f"{name} = ''" for name in NAMES))
+    except RPCError as error:
+        # The one is said of a namespace, the other of a search attribute that the server hasn't read yet.
+        if error.status in {RPCStatusCode.NOT_FOUND, RPCStatusCode.INVALID_ARGUMENT}:
+            return False
+        raise
+    return True
 
 
 async def _register_namespace(client: Client) -> bool:

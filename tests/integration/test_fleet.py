@@ -66,6 +66,19 @@ async def store_held_up(url: str) -> AsyncGenerator[Callable[[], Any]]:
         await watching.close()
 
 
+@asynccontextmanager
+async def command_under_way(orders: Orders, url: str) -> AsyncGenerator[None]:
+    """An order is being created within this block, and nobody waits for the answer."""
+    async with store_held_up(url) as waits:
+        creating = asyncio.create_task(orders.create(uuid4()))
+        await eventually(waits, what="the append")
+        try:
+            yield
+        finally:
+            creating.cancel()
+            await asyncio.gather(creating, return_exceptions=True)
+
+
 def two_ports() -> int:
     """A free port whose successor is free, too."""
     while True:
@@ -115,14 +128,11 @@ async def test_a_command_that_a_worker_can_not_finish_in_time_is_finished_by_ano
 async def test_a_second_signal_ends_a_worker_at_once(worker, orders, event_store_url):
     async with worker() as process:
         await process.said("worker.ready")
-        async with store_held_up(event_store_url) as waits:
-            creating = asyncio.create_task(orders.create(uuid4()))
-            await eventually(waits, what="the append")
+        async with command_under_way(orders, event_store_url):
             process.stop()
             await process.said("worker.stopping")
             process.stop()
             assert await process.ended() == 128 + signal.SIGTERM
-        creating.cancel()
 
 
 async def test_workers_run_side_by_side_and_one_that_dies_is_started_again(worker, orders):
@@ -149,14 +159,11 @@ async def test_workers_run_side_by_side_and_one_that_dies_is_started_again(worke
 async def test_a_second_signal_ends_all_workers_at_once(worker, orders, event_store_url):
     async with worker("--processes", "2") as fleet:
         await fleet.said("fleet.ready")
-        async with store_held_up(event_store_url) as waits:
-            creating = asyncio.create_task(orders.create(uuid4()))
-            await eventually(waits, what="the append")
+        async with command_under_way(orders, event_store_url):
             fleet.stop()
             await fleet.said("worker.stopping")
             fleet.stop()
             assert await fleet.ended() == 128 + signal.SIGTERM
-        creating.cancel()
 
 
 async def test_workers_that_can_not_start_end_the_command_with_one_line(worker):

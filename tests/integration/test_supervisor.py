@@ -122,6 +122,25 @@ async def test_a_child_that_does_not_stop_in_time_is_killed(supervisor, child, l
     assert ("worker", "did not stop in 0.3 s: killing it") in lines
 
 
+async def test_stopping_tells_how_each_child_has_ended(supervisor, child):
+    in_order = "signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))\n"
+    await supervisor.start(child("api", in_order + STEADY))
+    await supervisor.start(child("worker", STEADY))
+
+    assert await supervisor.stop() == [-signal.SIGTERM, 0]
+
+
+async def test_a_child_that_is_being_stopped_can_be_ended_at_once(supervisor, child, lines):
+    slow = "signal.signal(signal.SIGTERM, lambda *_: print('not now'))\n" + STEADY
+    await supervisor.start(child("worker", slow, stop_timeout=60))
+
+    stopping = asyncio.create_task(supervisor.stop())
+    await eventually(lambda: ("worker", "not now") in lines)
+    supervisor.kill()
+
+    assert await asyncio.wait_for(stopping, 30) == [-signal.SIGKILL]
+
+
 async def test_what_a_child_has_started_is_stopped_with_it(supervisor, child, lines):
     parent = "import subprocess\nchild = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
     await supervisor.start(child("worker", f"{parent}print('grandchild', child.pid)\n{STEADY}"))

@@ -128,6 +128,14 @@ async def test_what_temporal_has_to_know_may_be_made_by_several_at_once(address)
     assert (await clients[0].count_workflows(f"{NAMES[0]} = 'N-1'")).count == 0
 
 
+async def test_a_worker_says_that_its_namespace_is_missing_and_how_it_is_made(address):
+    client = await to_namespace(address)
+    with pytest.raises(
+        ConnectionError, match=f"no namespace {client.namespace}: `waybill migrate --temporal` makes it"
+    ):
+        await register_search_attributes(client)
+
+
 async def test_workers_add_the_search_attributes_that_a_namespace_lacks(address):
     client = await to_namespace(address)
     await make_namespace(client)
