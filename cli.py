@@ -176,6 +176,52 @@ def new_api_key(key_id: str, scope: Any) -> None:
     click.echo(f"Authorization: Bearer {key}\nWAYBILL_API_KEYS={kept}")
 
 
+@main.group("payload-key")
+def payload_key() -> None:
+    """Make keys that encrypt what Temporal keeps."""
+
+
+@payload_key.command("new")
+@click.argument("key_id", metavar="ID")
+def new_payload_key(key_id: str) -> None:
+    """Make a key. Payloads name it by its ID, in clear.
+
+    Give it to every worker and gateway in WAYBILL_PAYLOAD_KEYS, beside those that are there: then all can decrypt
+    with it. After that, name it in WAYBILL_PAYLOAD_KEY: then all encrypt with it. Drop an old one when Temporal keeps
+    no run any more that was written with it.
+    """
+    from workflows.payload_keys import generate
+
+    try:
+        click.echo(f"WAYBILL_PAYLOAD_KEYS={generate(key_id).entry()}\nWAYBILL_PAYLOAD_KEY={key_id}")
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="ID") from None
+
+
+@main.command(
+    "codec-server",
+    epilog=_reads(
+        "WAYBILL_PAYLOAD_KEYS      the keys to decrypt with",
+        "WAYBILL_API_KEYS          who may see it; needed elsewhere than on loopback",
+        "WAYBILL_TEMPORAL_UI_URL   where the Web UI is, whose pages may ask",
+    ),
+)
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
+@click.option("--port", type=_PORT, metavar="PORT", default=8081, show_default=True)
+def codec_server(host: str, port: int) -> None:
+    """Show encrypted payloads in clear, in Temporal's Web UI and command line.
+
+    Its address is set in the Web UI (the glasses in the upper right corner), or given to its server as
+    TEMPORAL_CODEC_ENDPOINT; temporal's own command line takes --codec-endpoint.
+    """
+    from settings import load
+
+    settings = load()
+    from api.codec_server import serve
+
+    serve(settings, host, port)
+
+
 @main.command(
     epilog=_reads(
         _DATABASES,

@@ -21,10 +21,12 @@ import click
 from google.protobuf.json_format import ParseError
 from temporalio.client import Client, WorkflowHistory
 from temporalio.contrib.pydantic import pydantic_data_converter
+from temporalio.converter import DataConverter
 from temporalio.runtime import LoggingConfig, Runtime, TelemetryConfig, TelemetryFilter
 from temporalio.worker import Replayer
 
-import settings
+import settings as configuration
+from workflows.encryption import data_converter
 from workflows.messages import WORKFLOW_TYPE, workflow_id
 from workflows.order import OrderWorkflow
 from workflows.worker import workflow_runner
@@ -56,12 +58,14 @@ class Replayed:
         return ": ".join(lines).replace(r"\"", '"').replace(r"\'", "'")
 
 
-async def replay(histories: AsyncIterator[WorkflowHistory]) -> AsyncGenerator[Replayed]:
+async def replay(
+    histories: AsyncIterator[WorkflowHistory], converter: DataConverter = pydantic_data_converter
+) -> AsyncGenerator[Replayed]:
     """Replay each history as a worker with this code would, in the sandbox that finds non-deterministic calls."""
     replayer = Replayer(
         workflows=[OrderWorkflow],
         workflow_runner=workflow_runner(sandboxed=True),
-        data_converter=pydantic_data_converter,
+        data_converter=converter,
         # What the core and the SDK have to say of a failure is in the result.
         runtime=_quiet_runtime(),
     )
@@ -127,7 +131,8 @@ def export(target: Path, ids: Sequence[str], *, only_open: bool, query: str | No
 def replay_command(sources: Sequence[Path], *, as_json: bool) -> None:
     """Replay histories with this code; exit code 1 if it can't go on with one of them.
 
-    A DIRECTORY stands for its *.json files, - for one history per line of the standard input.
+    A DIRECTORY stands for its *.json files, - for one history per line of the standard input. Encrypted ones are
+    read with WAYBILL_PAYLOAD_KEYS.
     """
     # The SDK logs each failure with its traceback; here a failure is a line of the answer.
     logging.getLogger("temporalio").setLevel(logging.CRITICAL)
@@ -136,7 +141,7 @@ def replay_command(sources: Sequence[Path], *, as_json: bool) -> None:
 
 
 async def _export(query: str, limit: int | None, keep: Callable[[WorkflowHistory], None]) -> int:
-    client = await Client.connect(**settings.temporal())
+    client = await Client.connect(**configuration.temporal())
     count = 0
     async for exported in client.list_workflows(query, limit=limit).map_histories():
         keep(exported)
@@ -155,7 +160,8 @@ def _writing_to(directory: Path) -> Callable[[WorkflowHistory], None]:
 
 async def _replay_and_print(sources: Sequence[Path], *, as_json: bool) -> int:
     count = failed = 0
-    async with aclosing(replay(_histories(sources))) as results:
+    converter = data_converter(configuration.load().payload_keys)
+    async with aclosing(replay(_histories(sources), converter)) as results:
         async for each in results:
             count += 1
             failed += each.failure is not None

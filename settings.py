@@ -13,11 +13,13 @@ from functools import cache
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, ValidationError, field_validator
+from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from api.keys import ApiKey
 from api.keys import parse as parse_keys
+from workflows.payload_keys import PayloadKey
+from workflows.payload_keys import parse as parse_payload_keys
 
 PREFIX = "WAYBILL_"
 # Read by the tests, by the dev stack or by make, not by the processes.
@@ -56,6 +58,11 @@ class Settings(BaseSettings):
     snapshot_every: dict[str, int] | int = 50
     """Events of a stream between two snapshots; 1 = after every command, 0 = none.
     Per aggregate: '{"Order": 100, "Shipment": 0}'."""
+
+    payload_keys: Annotated[tuple[PayloadKey, ...], NoDecode] = Field(default=(), repr=False)
+    """Keys that decrypt what Temporal keeps: ID:KEY, separated by commas."""
+    payload_key: str | None = None
+    """The id of the one that encrypts it; not set = it is kept in clear."""
 
     worker_max_workflow_tasks: PositiveInt = 100
     """Workflow tasks that one worker process works on at once."""
@@ -127,6 +134,18 @@ class Settings(BaseSettings):
     @classmethod
     def _are_keys(cls, entries: object) -> object:
         return parse_keys(entries) if isinstance(entries, str) else entries
+
+    @field_validator("payload_keys", mode="before")
+    @classmethod
+    def _are_payload_keys(cls, entries: object) -> object:
+        return parse_payload_keys(entries) if isinstance(entries, str) else entries
+
+    @field_validator("payload_key")
+    @classmethod
+    def _is_among_the_keys(cls, key_id: str | None, info: ValidationInfo) -> str | None:
+        if key_id and not any(key.id == key_id for key in info.data.get("payload_keys", ())):
+            raise ValueError("must be the ID of a key in WAYBILL_PAYLOAD_KEYS")
+        return key_id or None
 
     @field_validator("cors_origins", mode="before")
     @classmethod

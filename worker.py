@@ -14,7 +14,6 @@ import structlog
 import uvloop
 from prometheus_client import start_http_server
 from temporalio.client import Client
-from temporalio.contrib.pydantic import pydantic_data_converter
 
 import settings as configuration
 from activities import all_activities
@@ -26,6 +25,7 @@ from projections.handlers.registry import all_handlers
 from projections.registry import PROJECTIONS
 from projections.runner import run as run_projections
 from settings import Settings
+from workflows.encryption import data_converter
 from workflows.runs import wake as wake_run
 from workflows.search_attributes import register_search_attributes
 from workflows.worker import order_worker
@@ -58,7 +58,10 @@ async def running(settings: Settings) -> AsyncGenerator[None]:
         if settings.metrics_port is not None:
             resources.enter_context(_metrics(settings.metrics_host, settings.metrics_port))
         store = await resources.enter_async_context(AdoptedStore.open(settings.event_store_url, settings.pool_size))
-        client = await Client.connect(**configuration.temporal(), data_converter=pydantic_data_converter)
+        client = await Client.connect(
+            **configuration.temporal(),
+            data_converter=data_converter(settings.payload_keys, settings.payload_key),
+        )
         await register_search_attributes(client)
         if settings.projections:
             await resources.enter_async_context(_projecting(settings, store))
@@ -114,6 +117,7 @@ async def _handling(settings: Settings, store: AdoptedStore, client: Client) -> 
         task_queue=settings.task_queue,
         idle_seconds=settings.order_idle_timeout,
         step_seconds=settings.command_timeout,
+        discreet=settings.payload_key is not None,
     )
     async with AsyncExitStack() as resources:
         views = None

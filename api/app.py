@@ -16,7 +16,6 @@ from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
 from temporalio.client import Client
-from temporalio.contrib.pydantic import pydantic_data_converter
 
 import settings as configuration
 from api import blocked_products, events, handlers, health, openapi, orders, parked, problem_pages, problems, shipments
@@ -38,6 +37,7 @@ from observability import configure_logging
 from projections.queries import ReadStore
 from projections.runner import PROJECTIONS_CHANNEL
 from settings import Settings, SettingsError
+from workflows.encryption import data_converter
 
 log = structlog.get_logger(__name__)
 
@@ -169,7 +169,7 @@ async def _open(settings: Settings) -> AsyncGenerator[Gateway]:
         stack.push_async_callback(consistency.close)
         await stack.enter_async_context(listening(settings.read_store_url, PROJECTIONS_CHANNEL, consistency.heard))
         live = await stack.enter_async_context(_live(settings, store))
-        temporal = await _connect()
+        temporal = await _connect(settings)
         yield Gateway(
             settings=settings,
             store=store,
@@ -195,9 +195,13 @@ async def _live(settings: Settings, store: AdoptedStore) -> AsyncGenerator[Live]
             await asyncio.wait([reader])
 
 
-async def _connect() -> Client:
+async def _connect(settings: Settings) -> Client:
     """A client that connects when it is first needed: the gateway also starts while Temporal is away."""
-    return await Client.connect(**configuration.temporal(), data_converter=pydantic_data_converter, lazy=True)
+    return await Client.connect(
+        **configuration.temporal(),
+        data_converter=data_converter(settings.payload_keys, settings.payload_key),
+        lazy=True,
+    )
 
 
 def _routes(router: APIRouter) -> list[APIRoute]:
