@@ -26,8 +26,8 @@ RACES = int(os.environ.get("WAYBILL_TEST_RACES", "12"))
 RACES_AT_ONCE = 4
 RACERS = 64
 COPIES = 3
-# What says that it is not known what became of the request: it is sent again.
-_AGAIN = frozenset({429, 502, 503, 504})
+# What says that nothing became of the request, or that it is not known: it is sent again.
+_AGAIN = frozenset({408, 429, 502, 503, 504})
 
 pytestmark = pytest.mark.slow
 
