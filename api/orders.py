@@ -295,7 +295,17 @@ def _written(kind: type[W], gateway: Gateway, receipt: Receipt, response: Respon
 
 
 def _summary(gateway: Gateway, row: OrderRow) -> OrderSummary:
-    return OrderSummary(**_facts(row), shipment_id=row.shipment_id, **gateway.run_of(row.id))
+    return OrderSummary(
+        id=row.id,
+        order_number=row.order_number,
+        business_partner=row.business_partner,
+        status=OrderStatus(row.status),
+        version=row.version,
+        shipment_id=row.shipment_id,
+        created_at=row.inserted_at,
+        updated_at=row.updated_at,
+        **gateway.run_of(row.id),
+    )
 
 
 def _order(gateway: Gateway, row: OrderRow, items: Sequence[queries.Item | ItemRow]) -> bytes:
@@ -304,18 +314,18 @@ def _order(gateway: Gateway, row: OrderRow, items: Sequence[queries.Item | ItemR
     if row.shipment_id and row.shipment_version:
         status = ShipmentStatus.COMPLETED if row.status == OrderStatus.SHIPPED else ShipmentStatus.OPEN
         shipment = {"id": row.shipment_id, "status": status, "version": row.shipment_version}
-    facts, run = _facts(row), gateway.run_of(row.id)
     lines = [{"product_id": item.product_id, "quantity": json_number(item.quantity), "uom": item.uom} for item in items]
-    return to_json({**facts, "items": lines, "shipment": shipment, **run})
-
-
-def _facts(row: OrderRow) -> dict[str, Any]:
-    return {
-        "id": row.id,
-        "order_number": row.order_number,
-        "business_partner": row.business_partner,
-        "status": row.status,
-        "version": row.version,
-        "created_at": row.inserted_at,
-        "updated_at": row.updated_at,
-    }
+    return to_json(
+        {
+            "id": row.id,
+            "order_number": row.order_number,
+            "business_partner": row.business_partner,
+            "status": row.status,
+            "version": row.version,
+            "items": lines,
+            "shipment": shipment,
+            "created_at": row.inserted_at,
+            "updated_at": row.updated_at,
+            **gateway.run_of(row.id),
+        }
+    )

@@ -166,6 +166,10 @@ class StrictProtocol(HttpToolsProtocol):
             self._deadline = None
 
     def _late(self) -> None:
+        # If it was this process that stood still, what has come meanwhile is read first.
+        self._deadline = self.loop.call_later(0, self._give_up)
+
+    def _give_up(self) -> None:
         self._deadline = None
         if self._is_busy():
             self._arm()

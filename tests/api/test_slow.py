@@ -1,6 +1,7 @@
 """Clients that are slow, silent or too many: they are cut off, and the others don't notice."""
 
 import asyncio
+import signal
 from collections.abc import AsyncGenerator
 from contextlib import suppress
 
@@ -36,6 +37,26 @@ async def test_who_does_not_finish_a_request_is_cut_off(served: Process):
     statuses = {half: [answer.status for answer in answers] for half, answers in zip(HALVES, told, strict=True)}
     assert statuses == {half: expected for half, (_, expected) in HALVES.items()}
     assert {answer.code for answers in told for answer in answers if answer.status == 408} == {"request-timeout"}
+
+
+async def test_who_was_in_time_is_answered_though_the_gateway_was_not(served: Process):
+    reader, writer = await asyncio.open_connection(*served.address)
+    whole = request("GET", "/livez", "Connection: close")
+    try:
+        writer.write(whole[:9])
+        await writer.drain()
+        # Until it has read that, and waits for the rest.
+        await asyncio.sleep(PATIENCE / 4)
+        served.process.send_signal(signal.SIGSTOP)
+        writer.write(whole[9:])
+        await writer.drain()
+        await asyncio.sleep(PATIENCE)
+        served.process.send_signal(signal.SIGCONT)
+        (answer,) = parse(await asyncio.wait_for(reader.read(), 30))
+        assert answer.status == 200
+    finally:
+        served.process.send_signal(signal.SIGCONT)
+        writer.close()
 
 
 async def drip(served: Process, said: bytes) -> bytes:

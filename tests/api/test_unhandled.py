@@ -1,7 +1,8 @@
 """A fault of ours: it is told with an id that the log has, and the connection stays what it was."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Generator
+from typing import Any
 from uuid import uuid4
 
 import httpx2
@@ -15,6 +16,13 @@ from api.server import strict_protocol
 from over_http import problem
 from settings import Settings
 from wire import LAST, request, say
+
+
+@pytest.fixture(autouse=True)
+def log() -> Generator[list[Any]]:
+    """What is logged. To render a stack trace takes longer than everything else here."""
+    with capture_logs() as logged:
+        yield logged
 
 
 @pytest.fixture
@@ -48,9 +56,10 @@ async def address(lonely_settings: Settings, monkeypatch: pytest.MonkeyPatch) ->
         await serving
 
 
-async def test_a_fault_is_told_with_an_id_that_the_log_has_and_the_connection_stays(address: tuple[str, int]):
-    with capture_logs() as log:
-        fault, after = await say(address, request("GET", "/fault") + LAST)
+async def test_a_fault_is_told_with_an_id_that_the_log_has_and_the_connection_stays(
+    address: tuple[str, int], log: list[Any]
+):
+    fault, after = await say(address, request("GET", "/fault") + LAST)
     assert (fault.status, fault.code, after.status) == (500, "internal-error", 200)
     assert b"secret" not in fault.body
     assert fault.headers["x-content-type-options"] == "nosniff"
