@@ -27,6 +27,7 @@ _ELSEWHERE: Mapping[str, _Elsewhere] = {
     "adopt": _Elsewhere("auditing", "adopt", "Take over the database of a Commanded application."),
     "verify": _Elsewhere("auditing", "verify", "Audit both stores; exit code 1 if anything is wrong."),
     "parked": _Elsewhere("parked", "parked", "Look after events that a subscriber could not be done with."),
+    "handler": _Elsewhere("rebuilding", "handler", "Look how far the event handlers are."),
     "projection": _Elsewhere("rebuilding", "projection", "Look after the read models, build them anew."),
     "history": _Elsewhere("histories", "history", "Export the histories of runs, replay them with this code."),
 }

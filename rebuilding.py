@@ -1,4 +1,4 @@
-"""`waybill projection`: how far the read models are, and how one is built anew beside the live one."""
+"""`waybill projection` and `handler`: how far they are, and how a read model is built anew beside the live one."""
 
 import asyncio
 import os
@@ -23,6 +23,7 @@ from observability import configure_logging
 from projections import builds
 from projections.builds import Build
 from projections.following import Manner
+from projections.handlers.registry import HandlerStatus, handlers_status
 from projections.projection import Projection
 from projections.registry import PROJECTIONS
 from projections.runner import Runner
@@ -36,6 +37,7 @@ _AS_JSON = click.option("--json", "as_json", is_flag=True, help="As JSON.")
 # Nothing else waits in this process: larger batches than a worker's.
 _BATCH = 8000
 _LOOK_SECONDS = 0.2
+_NOBODY = "nobody at the moment"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,23 @@ def show_status(*, as_json: bool) -> None:
             click.echo(orjson.dumps(shown, option=orjson.OPT_UTC_Z))
     else:
         Console(soft_wrap=True, highlight=False).print(_table(found))
+
+
+@click.group()
+def handler() -> None:
+    """Look how far the event handlers are."""
+
+
+@handler.command("status", epilog="\b\nEnvironment:\n  WAYBILL_EVENT_STORE_URL  the event store, postgresql://...")
+@_AS_JSON
+def show_handlers(*, as_json: bool) -> None:
+    """Print how far each handler that has ever run is, and who runs it; with --json one object per line."""
+    found = asyncio.run(_handlers(load()))
+    if as_json:
+        for each in found:
+            click.echo(orjson.dumps(asdict(each) | {"state": each.state}))
+    else:
+        Console(soft_wrap=True, highlight=False).print(_table_of_handlers(found))
 
 
 @projection.command(epilog=_ENVIRONMENT)
@@ -114,6 +133,11 @@ async def _status(settings: Settings) -> Sequence[BuildStatus]:
         open_pool(settings.read_store_url, 1) as read_store,
     ):
         return await status(read_store, store)
+
+
+async def _handlers(settings: Settings) -> Sequence[HandlerStatus]:
+    async with open_pool(settings.event_store_url, 1) as events:
+        return await handlers_status(events)
 
 
 async def _request(settings: Settings, chosen: Projection, *, with_discarded: bool) -> Build:
@@ -227,15 +251,26 @@ def _tell_rebuilt(rebuilt: Rebuilt, *, as_json: bool) -> None:
 
 
 def _table(found: Sequence[BuildStatus]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("projection", "version", "stage"):
-        table.add_column(heading)
-    for heading in ("position", "lag", "lag seconds", "events/s", "parked"):
-        table.add_column(heading, justify="right")
-    table.add_column("owner", overflow="fold")
+    table = _headed("projection", "version", "stage", numbers=("position", "lag", "lag seconds", "events/s", "parked"))
     for each in found:
         numbers = (f"{each.position:,}", f"{each.lag:,}", f"{each.lag_seconds:.1f}", f"{each.rate:,.0f}")
-        table.add_row(
-            each.name, str(each.version), each.stage, *numbers, f"{each.parked:,}", each.owner or "nobody at the moment"
-        )
+        table.add_row(each.name, str(each.version), each.stage, *numbers, f"{each.parked:,}", each.owner or _NOBODY)
+    return table
+
+
+def _table_of_handlers(found: Sequence[HandlerStatus]) -> Table:
+    table = _headed("handler", numbers=("position", "lag", "lag seconds", "parked"))
+    for each in found:
+        numbers = (f"{each.position:,}", f"{each.lag:,}", f"{each.lag_seconds:.1f}", f"{each.parked:,}")
+        table.add_row(each.name, *numbers, each.owner or _NOBODY)
+    return table
+
+
+def _headed(*texts: str, numbers: Sequence[str]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in texts:
+        table.add_column(heading)
+    for heading in numbers:
+        table.add_column(heading, justify="right")
+    table.add_column("owner", overflow="fold")
     return table

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
-from uuid import UUID
 
 import orjson
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
@@ -97,14 +96,10 @@ async def read_events(
     return event_page(request, response, found, limit, seen=until if until < head else None)
 
 
-async def live_events(gateway: Gateway, stream_id: UUID, since: Since) -> Response | None:
-    """The events of one stream as they happen; None if there is no such stream."""
-    newest = await gateway.store.read_stream(str(stream_id), limit=1, backwards=True)
-    # One that is made of links has no events of its own to wait for.
-    if not newest or UUID(newest[0].stream_id) != stream_id:
-        return None
-    wanted = Wanted(stream_id=newest[0].stream_id)
-    return LiveResponse(gateway.live.listen(wanted, newest[0].number if since.after is None else since.after))
+async def live_events(gateway: Gateway, first: RecordedEvent, since: Since) -> Response:
+    """The events of the stream that begins with `first`, as they happen."""
+    after = await gateway.store.stream_version(first.stream_id) if since.after is None else since.after
+    return LiveResponse(gateway.live.listen(Wanted(stream_id=first.stream_id), after))
 
 
 def as_json(recorded: RecordedEvent) -> str:

@@ -45,6 +45,7 @@ from domain.refusals import OrderNotFound, ValidationFailed, Violation
 from domain.values import Email, Id, Item, OrderNumber, json_number
 from eventstore.appender import UNAVAILABLE
 from projections import queries
+from projections.held_up import usual_name
 from projections.orders import ItemRow, OrderRow
 
 
@@ -263,14 +264,13 @@ async def read_order_events(
 
     With `Accept: text/event-stream` it goes on as it grows.
     """
-    if since.live:
-        live = await live_events(gateway, order_id, since)
-        if live is None:
-            raise OrderNotFound
-        return live
-    found = await gateway.store.read_stream(str(order_id), after=since.after or 0, limit=limit + 1)
-    if not found and not await gateway.store.stream_version(str(order_id)):
+    first = await gateway.store.read_stream(str(order_id), limit=1)
+    # A shipment has a stream, too, and there are streams of links: their events are not of an order of that id.
+    if not first or not first[0].type.startswith("Order.") or usual_name(first[0].stream_id) != str(order_id):
         raise OrderNotFound
+    if since.live:
+        return await live_events(gateway, first[0], since)
+    found = await gateway.store.read_stream(str(order_id), after=since.after or 0, limit=limit + 1)
     return event_page(request, response, found, limit)
 
 

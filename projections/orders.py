@@ -9,14 +9,15 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
+from hashlib import sha1
 from typing import TYPE_CHECKING, assert_never
-from uuid import UUID, uuid5
+from uuid import UUID
 
 from domain.order import OrderCompleted, OrderCreated, OrderDeleted, OrderItemAdded
 from domain.shipment import ShipmentCompleted, ShipmentCreated
 from domain.values import RecordedItem
 from eventstore.statements import load_statements
-from projections.projection import Happened, Projection, columns, insert
+from projections.projection import Happened, Projection, QuickUUID, columns, insert
 
 if TYPE_CHECKING:
     from projections.projection import Connection
@@ -145,7 +146,7 @@ class Orders:
         self._lines[row.id] = first + len(items)
         self.items[row.id] += [
             ItemRow(
-                id=uuid5(happened.event_id, str(index)),
+                id=item_id(happened.event_id, index),
                 order_id=row.id,
                 line=first + index,
                 product_id=item.product_id,
@@ -172,6 +173,14 @@ class Orders:
             row.shipment_version = happened.version
             self._touch(row, happened)
         return rows
+
+
+def item_id(event_id: UUID, index: int) -> UUID:
+    """`uuid5(event_id, str(index))`, which the standard library takes three times as long for: a rebuild makes many."""
+    digest = bytearray(sha1(event_id.bytes + b"%d" % index, usedforsecurity=False).digest()[:16])
+    digest[6] = digest[6] & 0x0F | 0x50
+    digest[8] = digest[8] & 0x3F | 0x80
+    return QuickUUID(bytes(digest))
 
 
 async def _apply(connection: "Connection", batch: Sequence[Happened]) -> None:

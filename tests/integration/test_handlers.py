@@ -11,6 +11,7 @@ import asyncpg
 import pytest
 from structlog.testing import capture_logs
 
+from command_line import CommandLine
 from databases import PrivateServer
 from eventstore.migrate import migrate
 from eventstore.postgres import PostgresStore
@@ -341,7 +342,9 @@ async def test_of_two_workers_one_owns_a_handler(store: PostgresStore) -> None:
 # --- What people see
 
 
-async def test_handlers_tell_how_far_they_are_who_owns_them_and_what_they_have_parked(store: PostgresStore) -> None:
+async def test_handlers_tell_how_far_they_are_who_owns_them_and_what_they_have_parked(
+    store: PostgresStore, event_store_url: str
+) -> None:
     async with handling(store, handler(Taster(), name="shipment")):
         await happen(store, APPLES, "Picked", "Wormy")
         await handled_up_to_now(store, "shipment")
@@ -356,3 +359,7 @@ async def test_handlers_tell_how_far_they_are_who_owns_them_and_what_they_have_p
         return status.state == "waiting" and status.lag == 2 and status.lag_seconds > 0
 
     await eventually(behind)
+    waybill = CommandLine({"WAYBILL_EVENT_STORE_URL": event_store_url})
+    (told,) = (await waybill("handler", "status", "--json")).events
+    assert (told["name"], told["state"], told["lag"], told["parked"]) == ("shipment", "waiting", 2, 1)
+    assert (await waybill("handler", "status")).out.splitlines()[1].split()[:3] == ["shipment", "2", "2"]

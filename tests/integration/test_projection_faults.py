@@ -9,6 +9,7 @@ from uuid import UUID, uuid4
 import asyncpg
 import orjson
 import pytest
+from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
 import projections.verify
@@ -225,6 +226,34 @@ async def test_what_fails_is_tried_again_and_only_then_parked(read_side: ReadSid
     assert await read_side.status_of(order_id) == "OPEN"
     assert not [entry for entry in logs if entry["event"] == "projection.parked"]
     assert await read_side.nothing_is_parked()
+
+
+async def test_a_fault_of_long_ago_is_no_reason_to_park_without_another_try(read_side: ReadSide):
+    order_id, unlucky, healthy = uuid4(), uuid4(), uuid4()
+    read_side.fault.orders.add(order_id)
+    async with read_side.projecting():
+        await append(read_side.store, str(order_id), created(order_id))
+        await read_side.caught_up()
+        await append_all(read_side.store, whole_life(healthy))
+        await read_side.caught_up()
+        read_side.fault.orders.add(unlucky)
+        tried = len(read_side.fault.tried)
+        await append(read_side.store, str(unlucky), created(unlucky))
+        await eventually(lambda: len(read_side.fault.tried) == tried + 2, every=0.001)
+        read_side.fault.orders.clear()
+        await read_side.caught_up()
+    assert await read_side.parked() == [(1, "failed")]
+
+
+async def test_the_owner_alone_tells_how_many_streams_are_held_up(read_side: ReadSide):
+    def told() -> float | None:
+        return REGISTRY.get_sample_value("waybill_projection_held_up_streams", {"build": "orders"})
+
+    async with read_side.projecting():
+        await a_poisoned_order(read_side)
+        # The order's, and its shipment's.
+        assert told() == 2
+    assert told() is None
 
 
 async def test_an_event_is_looked_for_by_halves_and_its_neighbours_are_not_applied_one_by_one(read_side: ReadSide):

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime
-from uuid import UUID, uuid4
+from uuid import UUID, uuid4, uuid5
 
 import pytest
 
@@ -12,12 +12,17 @@ from domain.shipment import ShipmentCreated
 from eventstore.codec import UndecodableEvent, encode
 from eventstore.store import RecordedEvent
 from projections.following import next_batch_size
-from projections.orders import ORDERS
+from projections.orders import ORDERS, item_id
 from projections.registry import PROJECTIONS
 from projections.shipments import SHIPMENTS
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 ORDER_ID = "6c7c1e2a-4c7c-4ac5-9a7c-0f5e2a3f4b5c"
+
+
+def test_an_item_is_named_after_its_event_and_its_place_in_it():
+    event_id = uuid4()
+    assert [item_id(event_id, index) for index in range(1000)] == [uuid5(event_id, str(i)) for i in range(1000)]
 
 
 def recorded(stream_id: str, event_type: str, data: bytes) -> RecordedEvent:
