@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Any, cast
 from uuid import UUID
 
+import orjson
 import structlog
 from temporalio import activity
 
@@ -13,7 +15,7 @@ from domain.values import Value
 from eventstore.claims import shipment_of
 from eventstore.codec import UndecodableEvent
 from eventstore.repository import load
-from eventstore.store import EventStore, StreamDeleted, in_batches
+from eventstore.store import EventStore, RecordedEvent, StreamDeleted, in_batches
 
 log = structlog.get_logger(__name__)
 
@@ -29,6 +31,9 @@ class Recalled(Value):
     version: int = 0
     owed: UUID | None = None
     """The OrderCompleted event whose shipment has not been created."""
+    request_id: str = ""
+    traceparent: str = ""
+    """What that event's metadata say of the request that led to it."""
 
 
 @dataclass(frozen=True)
@@ -52,12 +57,14 @@ class RecallOrder:
         if isinstance(state, order.Absent):
             return Recalled()
         status, owed = ORDER.status(state), None
+        asked: dict[str, str] = {}
         if isinstance(state, order.Completed):
             match await self._shipment(order_id):
                 case shipment.Completed():
                     status = "SHIPPED"
                 case shipment.Absent():
-                    owed = await self._completion(stream_id)
+                    completion = await self._completion(stream_id)
+                    owed, asked = completion.event_id, _asked(completion.metadata)
                 case shipment.Open() | None:
                     pass
         return Recalled(
@@ -66,6 +73,7 @@ class RecallOrder:
             status=status,
             version=loaded.version,
             owed=owed,
+            **asked,
         )
 
     async def _shipment(self, order_id: UUID) -> shipment.State | None:
@@ -75,9 +83,19 @@ class RecallOrder:
         except StreamDeleted:
             return None
 
-    async def _completion(self, stream_id: str) -> UUID:
+    async def _completion(self, stream_id: str) -> RecordedEvent:
         """The event that completed the order: its last one as a rule."""
         completed = TYPE_OF_EVENT[order.OrderCompleted]
         read = partial(self.store.read_stream, stream_id, backwards=True)
         pages = in_batches(read, size=100)
-        return await anext(event.event_id async for page in pages for event in page if event.type == completed)
+        return await anext(event async for page in pages for event in page if event.type == completed)
+
+
+def _asked(metadata: bytes | None) -> dict[str, str]:
+    """Another program's metadata may be anything."""
+    try:
+        found: Any = orjson.loads(metadata or b"{}")
+    except orjson.JSONDecodeError:
+        return {}
+    known: dict[str, Any] = cast("dict[str, Any]", found) if isinstance(found, dict) else {}
+    return {name: known[name] for name in ("request_id", "traceparent") if isinstance(known.get(name), str)}

@@ -1,6 +1,7 @@
 """The gateway's composition root: here its resources are opened and closed, and its routes put together."""
 
 import asyncio
+import resource
 import socket
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -8,15 +9,14 @@ from importlib.metadata import version
 from typing import Any
 
 import limits
+import structlog
 import uvicorn
 from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
-from temporalio.client import Client
-from temporalio.contrib.pydantic import pydantic_data_converter
-from temporalio.envconfig import ClientConfig
 
+import settings as configuration
 from api import blocked_products, events, handlers, health, openapi, orders, parked, problem_pages, problems, shipments
 from api.auth import Authentication, is_loopback
 from api.commands import Commands
@@ -36,6 +36,10 @@ from observability import configure_logging
 from projections.queries import ReadStore
 from projections.runner import PROJECTIONS_CHANNEL
 from settings import Settings, SettingsError
+from workflows.connection import connect
+from workflows.encryption import data_converter
+
+log = structlog.get_logger(__name__)
 
 DESCRIPTION = """\
 Waybill takes orders to shipments: durable commands on Temporal, events in PostgreSQL, read models that can be rebuilt.
@@ -48,7 +52,17 @@ _KEEP_ALIVE_SECONDS = 75
 _SHUTDOWN_SECONDS = 10
 _ACROSS_ORIGINS: Mapping[str, Any] = {
     "allow_methods": ("GET", "HEAD", "POST", "PUT", "DELETE"),
-    "allow_headers": ("Authorization", "Content-Type", "Idempotency-Key", "If-Match", "If-None-Match", "Prefer"),
+    "allow_headers": (
+        "Authorization",
+        "Content-Type",
+        "Idempotency-Key",
+        "If-Match",
+        "If-None-Match",
+        "Last-Event-ID",
+        "Prefer",
+        "traceparent",
+        REQUEST_ID,
+    ),
     "expose_headers": ("ETag", "Link", "Location", "Preference-Applied", "Retry-After", CONSISTENCY, REQUEST_ID),
 }
 
@@ -72,8 +86,8 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
         redirect_slashes=False,
     )
-    for module in (orders, shipments, blocked_products, events, parked, handlers, health, problem_pages):
-        _add(app, module.router)
+    modules = (orders, shipments, blocked_products, events, parked, handlers, health, problem_pages)
+    app.router.routes[:0] = [route for module in modules for route in _routes(module.router)]
     problems.install(app)
     openapi.describe(app, secured=bool(settings.api_keys))
     serve_docs(app)
@@ -99,8 +113,10 @@ def serve(settings: Settings) -> None:
             "`waybill api-key new ID --scope write` makes a key"
         )
     configure_logging(settings.log_level, settings.log_format)
-    # Within uvicorn it would be a stack trace.
+    # Within uvicorn these would be stack traces.
+    configuration.temporal()
     asyncio.run(_reach_databases(settings))
+    _open_as_many_files_as_allowed(settings.max_connections)
     config = uvicorn.Config(
         create_app(settings),
         host=settings.api_host,
@@ -111,6 +127,8 @@ def serve(settings: Settings) -> None:
         lifespan="on",
         access_log=False,
         server_header=False,
+        # Anybody could name any address.
+        proxy_headers=False,
         log_config=None,
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
@@ -128,6 +146,15 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
+def _open_as_many_files_as_allowed(connections: int) -> None:
+    """Each connection is a file, and a process may open few unless it asks for more."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):  # some systems allow less than they say
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    (log.info if limit > connections else log.warning)("gateway.open_files", limit=limit, connections=connections)
+
+
 async def _reach_databases(settings: Settings) -> None:
     async with AdoptedStore.open(settings.event_store_url, 1), ReadStore.open(settings.read_store_url, 1):
         pass
@@ -142,7 +169,9 @@ async def _open(settings: Settings) -> AsyncGenerator[Gateway]:
         stack.push_async_callback(consistency.close)
         await stack.enter_async_context(listening(settings.read_store_url, PROJECTIONS_CHANNEL, consistency.heard))
         live = await stack.enter_async_context(_live(settings, store))
-        temporal = await _connect()
+        # It connects when it is first needed: the gateway also starts while Temporal is away.
+        converter = data_converter(settings.payload_keys, settings.payload_key)
+        temporal = await connect(configuration.temporal(), converter=converter, lazy=True)
         yield Gateway(
             settings=settings,
             store=store,
@@ -168,19 +197,13 @@ async def _live(settings: Settings, store: AdoptedStore) -> AsyncGenerator[Live]
             await asyncio.wait([reader])
 
 
-async def _connect() -> Client:
-    """A client that connects when it is first needed: the gateway also starts while Temporal is away."""
-    config: Any = ClientConfig.load_client_connect_config()
-    return await Client.connect(**config, data_converter=pydantic_data_converter, lazy=True)
-
-
-def _add(app: FastAPI, router: APIRouter) -> None:
-    """Add routes to the app itself: FastAPI looks for a route in an included router twice, and finds it twice as late.
+def _routes(router: APIRouter) -> list[APIRoute]:
+    """Routes for the app itself: FastAPI looks for a route in an included router twice, and finds it twice as late.
 
     A path is compared with one route after the other, and most requests are questions: they come first.
     """
     routes = [route for route in router.routes if isinstance(route, APIRoute)]
-    for route in sorted(routes, key=lambda route: "GET" not in (route.methods or ())):
+    for route in routes:
         # The operation's name in the OpenAPI document.
         route.unique_id = route.name
-        app.router.routes.append(route)
+    return sorted(routes, key=lambda route: "GET" not in (route.methods or ()))

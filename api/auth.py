@@ -7,7 +7,6 @@ import ipaddress
 from collections.abc import Sequence
 from hmac import compare_digest
 
-from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Send
 from starlette.types import Scope as Connection
 
@@ -44,7 +43,7 @@ class Authentication:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        key = self._known(Headers(scope=scope).get("Authorization", ""))
+        key = self._known(dict(scope["headers"]).get(b"authorization", b""))
         state = scope.setdefault("state", {})
         state["actor"] = key.id if key else ANONYMOUS
         state["stranger"] = bool(self._keys) and key is None
@@ -60,14 +59,17 @@ class Authentication:
             detail = f"This takes a key with the scope {wanted}"
             await problems.answer("forbidden", detail, headers=challenge)(scope, receive, send)
 
-    def _known(self, authorization: str) -> ApiKey | None:
-        scheme, _, presented = authorization.partition(" ")
-        if scheme.lower() != "bearer":
-            return None
-        presented = digest(presented.strip())
-        # All are compared, each in the same time: how long it takes says nothing of how near a guess was.
-        known = [key for key in self._keys if compare_digest(key.digest, presented)]
-        return known[0] if known else None
+    def _known(self, authorization: bytes) -> ApiKey | None:
+        scheme, _, presented = authorization.decode("latin-1").partition(" ")
+        return find_key(self._keys, presented.strip()) if scheme.lower() == "bearer" else None
+
+
+def find_key(keys: Sequence[ApiKey], presented: str) -> ApiKey | None:
+    """What is known of the key that somebody presents."""
+    hashed = digest(presented)
+    # All are compared, each in the same time: how long it takes says nothing of how near a guess was.
+    known = [key for key in keys if compare_digest(key.digest, hashed)]
+    return known[0] if known else None
 
 
 def is_loopback(host: str) -> bool:

@@ -7,7 +7,6 @@ knows nothing of paths and bodies, is bounded here.
 from collections.abc import Mapping, Sequence
 from urllib.parse import unquote_to_bytes
 
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import problems
@@ -49,24 +48,28 @@ class Edge:
     def __init__(self, app: ASGIApp, *, max_body: int, origins: Sequence[str]) -> None:
         self._app = app
         self._max_body = max_body
-        self._origins = frozenset(origins)
+        self._origins = frozenset(origin.encode() for origin in origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         head = scope["method"] == "HEAD"
+        reading = head or scope["method"] == "GET"
 
         async def guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
-                _protect(MutableHeaders(scope=message), reading=scope["method"] in {"GET", "HEAD"})
+                message["headers"] = _protected(message["headers"], reading=reading)
             elif head and message["type"] == "http.response.body":
                 message = {**message, "body": b""}
             await send(message)
 
         try:
-            scope["headers"] = _one_line_each(scope["headers"])
-            self._check(scope)
+            given = dict(scope["headers"])
+            if len(given) < len(scope["headers"]):
+                scope["headers"] = _one_line_each(scope["headers"])
+                given = dict(scope["headers"])
+            self._check(scope, given)
         except HttpProblem as refused:
             await problems.answer(refused.code, str(refused.detail))(scope, receive, guarded)
             return
@@ -77,25 +80,24 @@ class Edge:
         finally:
             scope["route"] = inner.get("route")
 
-    def _check(self, scope: Scope) -> None:
-        headers = Headers(scope=scope)
+    def _check(self, scope: Scope, given: Mapping[bytes, bytes]) -> None:
         _check_target(scope)
         if scope["http_version"] not in {"1.0", "1.1"}:
             raise MalformedRequest("This is HTTP/1.1")
-        if scope["http_version"] == "1.1" and not headers.get("host"):
+        if scope["http_version"] == "1.1" and not given.get(b"host"):
             raise MalformedRequest("A Host header is needed")
-        if headers.get("content-encoding", "identity").lower() != "identity":
+        if given.get(b"content-encoding", b"identity").lower() != b"identity":
             raise HttpProblem("unsupported-media-type", "The body must not be compressed")
-        length = headers.get("content-length", "0")
-        if length.isdecimal() and int(length[:20]) > self._max_body:
+        length = given.get(b"content-length", b"0")
+        if length.isdigit() and int(length[:20]) > self._max_body:
             raise self._too_large()
-        origin = headers.get("origin")
-        if origin is not None and scope["method"] not in _SAFE_METHODS and not self._is_trusted(origin, headers):
+        if b"origin" in given and scope["method"] not in _SAFE_METHODS and not self._is_trusted(given):
             raise HttpProblem("origin-not-allowed", "Pages of this origin may not write: see WAYBILL_CORS_ORIGINS")
 
-    def _is_trusted(self, origin: str, headers: Headers) -> bool:
+    def _is_trusted(self, given: Mapping[bytes, bytes]) -> bool:
         # Without keys, any page that somebody looks at could otherwise post to a gateway on their machine.
-        return origin in self._origins or origin.partition("://")[2] == headers.get("host")
+        origin = given[b"origin"]
+        return origin in self._origins or origin.partition(b"://")[2] == given.get(b"host")
 
     def _bounded(self, receive: Receive) -> Receive:
         taken = 0
@@ -141,9 +143,16 @@ def _check_target(scope: Scope) -> None:
         raise HttpProblem("not-found", "No such path")
 
 
-def _protect(headers: MutableHeaders, *, reading: bool) -> None:
-    if reading and "etag" in headers:
-        # It may be kept, but has to be asked about each time.
-        headers.setdefault("Cache-Control", "private, no-cache")
-    for name, value in SAFE.items():
-        headers.setdefault(name, value)
+def _encoded(headers: Mapping[str, str]) -> tuple[tuple[bytes, bytes], ...]:
+    return tuple((name.lower().encode(), value.encode()) for name, value in headers.items())
+
+
+_OF_DATA = _encoded(SAFE)
+# It may be kept, but has to be asked about each time.
+_OF_VERSIONS = _encoded({**SAFE, "Cache-Control": "private, no-cache"})
+
+
+def _protected(headers: Sequence[tuple[bytes, bytes]], *, reading: bool) -> list[tuple[bytes, bytes]]:
+    own = {name for name, _ in headers}
+    safe = _OF_VERSIONS if reading and b"etag" in own else _OF_DATA
+    return [*headers, *(each for each in safe if each[0] not in own)]

@@ -51,6 +51,9 @@ PROBLEMS: Mapping[str, tuple[int, str]] = {
 }
 """Status and title of every code that there is."""
 
+# What some path takes: the answer to OPTIONS *, which asks about the server as such.
+_ALL_METHODS = "DELETE, GET, HEAD, OPTIONS, POST, PUT"
+
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = 1
 RETRIABLE = frozenset({"too-many-requests", "unavailable"})
@@ -133,6 +136,8 @@ async def _http_error(request: Request, error: Exception) -> Response:
             return Response(status_code=204, headers=allowed)
         return answer("method-not-allowed", "This path doesn't take that method", headers=allowed)
     if error.status_code == 404:
+        if request.method == "OPTIONS" and request.scope["path"] == "*":
+            return Response(status_code=204, headers={"Allow": _ALL_METHODS})
         return answer("not-found", "No such path")
     return answer("malformed-request", "The request can't be read")
 

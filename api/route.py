@@ -7,8 +7,7 @@ ways; and what a route doesn't know, be it a parameter or a body, would be dropp
 import asyncio
 import json
 import re
-from collections.abc import Callable, Coroutine, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from decimal import Decimal
 from typing import Any, NoReturn, cast, get_args, get_origin
 
@@ -17,6 +16,7 @@ from fastapi.dependencies.models import Dependant
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import AwareDatetime, BaseModel
+from starlette.types import Receive, Scope, Send
 
 from api.problems import HttpProblem, MalformedRequest
 from domain.refusals import ValidationFailed, Violation
@@ -31,11 +31,29 @@ _FORMS: Mapping[Any, tuple[re.Pattern[str], str, str]] = {
 """How a parameter is written whose type could be read from other texts, too."""
 
 
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+
+
 class Route(APIRoute):
     """A route whose query and body are read strictly, and whose validation errors are the domain's."""
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        in_full, in_short = super().get_route_handler(), self._without_query()
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        super().__init__(path, endpoint, **options)
+        self._in_short = _in_short(self)
+        # FastAPI leaves it open whether a header's name is written in its way or in Python's.
+        self._headers = {field.alias.replace("_", "-").lower().encode() for field in self.dependant.header_params}
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._in_short and scope["method"] == "GET" and not self._asks(scope):
+            request = Request(scope, receive, send)
+            async with asyncio.timeout(_patience(request)):
+                answer = await self._in_short(request)
+            await answer(scope, receive, send)
+        else:
+            await super().handle(scope, receive, send)
+
+    def get_route_handler(self) -> Handler:
+        handle = super().get_route_handler()
         model = _model(self)
         parameters = dict(_query_parameters(self.dependant))
         takes_nothing = model is None and not {"GET", "HEAD"} & set(self.methods or ())
@@ -45,7 +63,6 @@ class Route(APIRoute):
                 _check_query(request, parameters)
             if takes_nothing:
                 await _refuse_body(request)
-            handle = in_full if request.scope["query_string"] else in_short
             try:
                 # Whatever a route waits for has bounds of its own; this one is for their sum.
                 async with asyncio.timeout(_patience(request)):
@@ -55,19 +72,9 @@ class Route(APIRoute):
 
         return handle_strictly
 
-    def _without_query(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """The handler for requests without a query: looking for each parameter of it costs more than a look-up by key.
-
-        What the parameters are then is said by the defaults of the route's function.
-        """
-        whole = self.dependant
-        if any(field.field_info.is_required() for field in whole.query_params):
-            return super().get_route_handler()
-        self.dependant = replace(whole, query_params=[])
-        try:
-            return super().get_route_handler()
-        finally:
-            self.dependant = whole
+    def _asks(self, scope: Scope) -> bool:
+        """Whether the request says more than its path."""
+        return bool(scope["query_string"]) or not self._headers.isdisjoint(name for name, _ in scope["headers"])
 
     async def refusal(
         self, _request: Request, model: type[BaseModel] | None, invalid: RequestValidationError
@@ -75,6 +82,57 @@ class Route(APIRoute):
         """A pointer leads into the body; what is wrong with a parameter is under the parameter's name."""
         errors = [{**error, "loc": error["loc"][1:]} for error in invalid.errors()]
         return ValidationFailed.because(violations(model, errors))
+
+
+def _in_short(route: APIRoute) -> Handler | None:
+    """The handler for requests that say nothing but a path; None if the route always has to know more.
+
+    FastAPI looks for each parameter all the same, and in several rounds, which takes longer than the look-up of a row.
+    What the parameters are then is said by the defaults of the route's function.
+    """
+    asked, shown = route.dependant, route.response_field
+    answer_to: Callable[..., Awaitable[Any]] = route.endpoint
+    required = any(field.field_info.is_required() for field in (*asked.query_params, *asked.header_params))
+    if route.methods != {"GET"} or shown is None or required or not all(map(_asks_nothing, asked.dependencies)):
+        return None
+
+    async def handle(request: Request) -> Response:
+        told = Response()
+        told.raw_headers.clear()
+        values: dict[str, Any] = {}
+        for field in asked.path_params:
+            # What is in a path is the name of something, or a refusal is raised.
+            values[field.name], _ = field.validate(request.path_params[field.alias])
+        for needed in asked.dependencies:
+            values[str(needed.name)] = await _made(needed, request)
+        if asked.request_param_name:
+            values[asked.request_param_name] = request
+        if asked.response_param_name:
+            values[asked.response_param_name] = told
+        answered = await answer_to(**values)
+        if isinstance(answered, Response):
+            return answered
+        answer = Response(shown.serialize_json(answered), media_type="application/json")
+        answer.raw_headers += told.raw_headers
+        return answer
+
+    return handle
+
+
+async def _made(dependency: Dependant, request: Request) -> Any:
+    make: Any = dependency.call
+    return await make(**{str(dependency.request_param_name): request})
+
+
+def _asks_nothing(dependency: Dependant) -> bool:
+    """Whether it makes what it makes of the request as a whole."""
+    return dependency == Dependant(
+        name=dependency.name,
+        call=dependency.call,
+        path=dependency.path,
+        request_param_name=dependency.request_param_name,
+        concurrency=dependency.concurrency,
+    )
 
 
 def _model(route: APIRoute) -> type[BaseModel] | None:

@@ -108,7 +108,7 @@ class StrictProtocol(HttpToolsProtocol):
             self.cycle.keep_alive = False
         # Answered before all of it has come, the rest could be taken for the next request.
         self._keep_alive, self.cycle.keep_alive = self.cycle.keep_alive, False
-        self.cycle.transport = cast("asyncio.Transport", _Parting(self))
+        self.cycle.transport = cast("asyncio.Transport", _Answer(self, self.cycle))
 
     def on_message_complete(self) -> None:
         self._disarm()
@@ -135,6 +135,12 @@ class StrictProtocol(HttpToolsProtocol):
             self._answering.disconnected = True
             self._answering.message_event.set()
         super().connection_lost(exc)
+
+    def on_response_complete(self) -> None:
+        # To HEAD there is nothing that the head could go out with.
+        if self._answering is not None:
+            cast("_Answer", self._answering.transport).flush()
+        super().on_response_complete()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._answering = cycle
@@ -229,10 +235,32 @@ class StrictProtocol(HttpToolsProtocol):
         self.transport.write_eof()
 
 
-class _Parting:
-    """The connection as an answer knows it: closing it is parting from whoever may still be sending."""
+class _Answer:
+    """The connection as an answer knows it.
 
-    def __init__(self, protocol: StrictProtocol) -> None:
-        self.write = protocol.transport.write
+    Its head goes out with what comes first of its body: each write is a system call, and a packet. Closing it is
+    parting from whoever may still be sending.
+    """
+
+    def __init__(self, protocol: StrictProtocol, cycle: RequestResponseCycle) -> None:
+        self._protocol = protocol
+        self._cycle = cycle
+        self._head: bytes | None = None
         self.is_closing = protocol.transport.is_closing
-        self.close = protocol.part
+
+    def write(self, data: bytes) -> None:
+        if self._head is None and self._cycle.response_started:
+            self._head = data
+        elif self._head:
+            self._head, data = b"", self._head + data
+            self._protocol.transport.write(data)
+        else:
+            self._protocol.transport.write(data)
+
+    def flush(self) -> None:
+        if self._head:
+            self.write(b"")
+
+    def close(self) -> None:
+        self.flush()
+        self._protocol.part()

@@ -58,7 +58,8 @@ def _strict_number(value: object) -> object:
     return exact
 
 
-def _json_number(value: Decimal) -> int | float:
+def json_number(value: Decimal) -> int | float:
+    """A quantity as JSON has it."""
     # At most 12 digits: a float's shortest form gives them back exactly.
     return int(value) if value == value.to_integral_value() else float(value)
 
@@ -99,7 +100,7 @@ Email = Annotated[EmailStr, BeforeValidator(_bare_address), Field(max_length=254
 Quantity = Annotated[
     Decimal,
     BeforeValidator(_strict_number),
-    PlainSerializer(_json_number, return_type=int | float),
+    PlainSerializer(json_number, return_type=int | float),
     WithJsonSchema(
         {"type": "number", "exclusiveMinimum": 0, "maximum": 10**_MAX_DIGITS - 1, "multipleOf": float(_SMALLEST)}
     ),
@@ -107,7 +108,7 @@ Quantity = Annotated[
 """A number greater than 0 with at most 12 digits, 3 of them decimals; in JSON a number, never a string."""
 
 RecordedQuantity = Annotated[
-    Decimal, BeforeValidator(_stored_number), PlainSerializer(_json_number, return_type=int | float)
+    Decimal, BeforeValidator(_stored_number), PlainSerializer(json_number, return_type=int | float)
 ]
 """A quantity as history has it."""
 

@@ -10,12 +10,14 @@ from uuid import UUID, uuid4
 from temporalio.client import Client, WithStartWorkflowOperation, WorkflowUpdateFailedError
 from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.exceptions import ApplicationError
+from temporalio.worker import Worker
 
 from activities import all_activities
 from domain.commands import CommandRequest, Receipt
 from domain.ids import shipment_id
 from domain.refusals import Refusal
 from eventstore.store import EventStore
+from support import eventually
 from workflows.messages import OrderStart, workflow_id
 from workflows.order import OrderWorkflow
 from workflows.worker import order_worker
@@ -94,9 +96,31 @@ def _refusal(cause: BaseException | None) -> Refusal:
 
 
 @asynccontextmanager
-async def working(client: Client, store: EventStore, **options: Any) -> AsyncGenerator[Orders]:
+async def working(client: Client, store: EventStore, *, sandboxed: bool = True, **more: Any) -> AsyncGenerator[Orders]:
     """A worker on a task queue of its own."""
     queue = f"test-{uuid4()}"
     activities = all_activities(store, claim_lease=5, snapshot_interval=lambda _: 100)
-    async with order_worker(client, activities, task_queue=queue, **({"sandboxed": True} | options)):
+    async with order_worker(client, activities, task_queue=queue, sandboxed=sandboxed, **more):
         yield Orders(client, store, queue)
+
+
+def worker(
+    client: Client,
+    store: EventStore,
+    queue: str,
+    snapshot_interval: Callable[[str], int] = lambda _: 0,
+    shutdown_timeout: float = 10,
+) -> Worker:
+    activities = all_activities(store, claim_lease=5, snapshot_interval=snapshot_interval)
+    return order_worker(client, activities, task_queue=queue, sandboxed=True, shutdown_timeout=shutdown_timeout)
+
+
+async def no_task_has_failed(orders: Orders) -> None:
+    """Whatever happens to a command, its run goes on: a workflow task that fails is a bug, and is tried for ever."""
+
+    async def runs():
+        listed = orders.client.list_workflows(f"TaskQueue = '{orders.task_queue}'")
+        return [history async for history in listed.map_histories()]
+
+    for run in await eventually(runs):
+        assert not [event for event in run.events if event.HasField("workflow_task_failed_event_attributes")]

@@ -27,6 +27,9 @@ class Memory(Value):
     """OPEN, COMPLETED, SHIPPED or DELETED; None as long as there is no order."""
     owed: UUID | None = None
     """The OrderCompleted event that waits for its shipment."""
+    request_id: str = ""
+    traceparent: str = ""
+    """Of the request that completed the order: its shipment's creation belongs to it, too."""
     unsure: bool = False
     """Something may have been done that this run doesn't know of: look it up before anything else."""
     milestones: tuple[Milestone, ...] = ()
@@ -41,9 +44,19 @@ class OrderStart(Value):
     """Without work for this long, the run ends; the next command starts another."""
     step_seconds: float = 15
     """How long a step is tried again when the infrastructure fails it."""
+    discreet: bool = False
+    """Order number and business partner are no search attributes, which Temporal has to keep in clear."""
     memory: Memory = Memory()
 
     @classmethod
-    def reviving(cls, order_id: UUID, *, idle_seconds: float, step_seconds: float) -> "OrderStart":
+    def reviving(
+        cls, order_id: UUID, *, idle_seconds: float, step_seconds: float, discreet: bool = False
+    ) -> "OrderStart":
         """A run for an order that had one before: it begins by looking the order up."""
-        return cls(order_id=order_id, idle_seconds=idle_seconds, step_seconds=step_seconds, memory=Memory(unsure=True))
+        return cls(
+            order_id=order_id,
+            idle_seconds=idle_seconds,
+            step_seconds=step_seconds,
+            discreet=discreet,
+            memory=Memory(unsure=True),
+        )

@@ -137,7 +137,7 @@ class OrderWorkflow:
                 # A run that doesn't know its order can't tell what has come after such an old answer.
                 self._remember(request.command, "answered again", unsure=True)
             else:
-                self._apply(request.command, receipt)
+                self._apply(request, receipt)
             return receipt
 
     async def _decide(self, request: CommandRequest) -> pipeline.Handled:
@@ -154,10 +154,11 @@ class OrderWorkflow:
             await workflow.sleep(pause, summary="until an unattended command is tried again")
             pause = min(pause * 2, _LONGEST_PAUSE)
 
-    def _apply(self, command: str, receipt: Receipt) -> None:
+    def _apply(self, request: CommandRequest, receipt: Receipt) -> None:
         status, owed, unsure = self._memory.status, self._memory.owed, self._memory.unsure
+        request_id, traceparent = self._memory.request_id, self._memory.traceparent
         own_shipment = shipment_id(self._start.order_id)
-        match command:
+        match request.command:
             case "CompleteShipment" if receipt.id == own_shipment:
                 status = "SHIPPED"
             case "CompleteShipment":
@@ -169,13 +170,22 @@ class OrderWorkflow:
             case "CompleteOrder" if status not in {"COMPLETED", "SHIPPED"}:
                 # An adopted order may have its shipment already: it never gets a second one.
                 status, owed = "COMPLETED", receipt.event_id if receipt.shipment_id == own_shipment else None
+                request_id, traceparent = request.request_id, request.traceparent
             case _ if status not in _FINAL and status != "COMPLETED":
                 status = receipt.status
             case _:
                 # A repeated command's answer is old news.
                 pass
         outcome = f"{receipt.status}, version {receipt.version}"
-        self._remember(command, outcome, status=status, owed=owed, unsure=unsure)
+        self._remember(
+            request.command,
+            outcome,
+            status=status,
+            owed=owed,
+            unsure=unsure,
+            request_id=request_id,
+            traceparent=traceparent,
+        )
 
     async def _create_shipment(self) -> None:
         cause = self._memory.owed
@@ -188,6 +198,8 @@ class OrderWorkflow:
             causation_id=cause,
             correlation_id=correlation_id(order_id),
             actor="waybill",
+            request_id=self._memory.request_id,
+            traceparent=self._memory.traceparent,
         )
         try:
             receipt = await pipeline.follow_up(request, self._start.step_seconds)
@@ -196,7 +208,7 @@ class OrderWorkflow:
                 raise
             self._remember("CreateShipment", str(failure.type), owed=None)
         else:
-            self._apply("CreateShipment", receipt)
+            self._apply(request, receipt)
 
     async def _look_up(self) -> None:
         commands = self._memory.commands
@@ -204,9 +216,17 @@ class OrderWorkflow:
         if self._memory.commands != commands:
             # In times of trouble commands don't wait for it. What was looked up may be older than what they did.
             return
-        if known.order_number and known.business_partner:
+        if known.order_number and known.business_partner and not self._start.discreet:
             _tag(ORDER_NUMBER.value_set(known.order_number), BUSINESS_PARTNER.value_set(known.business_partner))
-        self._remember("look up", known.status or "no order", status=known.status, owed=known.owed, unsure=False)
+        self._remember(
+            "look up",
+            known.status or "no order",
+            status=known.status,
+            owed=known.owed,
+            unsure=False,
+            request_id=known.request_id,
+            traceparent=known.traceparent,
+        )
 
     async def _patiently(self, work: Callable[[], Awaitable[None]]) -> None:
         """Try until it works, with longer and longer pauses; whoever waits for it is told that there is trouble."""

@@ -385,6 +385,21 @@ async def test_an_absolute_target_is_its_path(served):
     assert answer.status == 200
 
 
+async def test_the_server_as_such_says_what_some_path_takes(served):
+    options, other, _ = await say(served.address, request("OPTIONS", "*") + request("GET", "*") + LAST)
+    assert (options.status, options.headers["allow"], other.status) == (
+        204,
+        "DELETE, GET, HEAD, OPTIONS, POST, PUT",
+        404,
+    )
+
+
+async def test_an_answer_without_a_body_is_not_waited_for(pool):
+    for method, path, status in (("HEAD", "/orders", 200), ("OPTIONS", "/orders", 204), ("HEAD", "/nowhere", 404)):
+        answer = await pool.request(method, path)
+        assert (answer.status_code, answer.content) == (status, b"")
+
+
 async def test_trailers_are_no_headers(served):
     body = json.dumps(order()).encode()
     chunk = b"%x\r\n%b\r\n0\r\nContent-Encoding: gzip\r\nIdempotency-Key: a b\r\n\r\n" % (len(body), body)

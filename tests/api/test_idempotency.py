@@ -42,6 +42,22 @@ async def test_without_an_id_the_key_names_the_order(story, key):
     assert await story.new_events() == [story.created]
 
 
+async def test_a_completion_is_answered_as_the_first_time_though_its_product_was_blocked_since(story, key):
+    product = str(uuid4())
+    body = story.body | {"items": [story.body["items"][0] | {"product_id": product}]}
+    await story.waybill.post("/orders", json=body)
+    first = await story.waybill.post(f"{story.path}/complete", headers=key)
+    assert first.status_code == 200
+    assert (await story.waybill.put(f"/blocked-products/{product}")).status_code == 204
+    assert same(first, await story.waybill.post(f"{story.path}/complete", headers=key))
+
+    # Who comes with another key, and another order, comes too late.
+    problem(await story.waybill.post(f"{story.path}/complete"), 409, "order-already-completed")
+    later = body | {"id": str(uuid4()), "order_number": str(uuid4())}
+    await story.waybill.post("/orders", json=later)
+    problem(await story.waybill.post(f"/orders/{later['id']}/complete"), 409, "products-blocked")
+
+
 async def test_each_step_of_an_order_is_answered_as_the_first_time_at_any_time(story):
     steps = [
         ("POST", "/orders", story.body),

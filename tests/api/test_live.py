@@ -11,6 +11,7 @@ import pytest
 
 import eventstore.migrate
 import projections.migrate
+from api.keys import generate
 from databases import Databases
 from eventstore.postgres import PostgresStore
 from faults import interposed
@@ -128,6 +129,17 @@ async def test_events_of_other_types_are_left_out_but_not_looked_at_again(gatewa
         others = await store.append(happened(uuid4(), 3))
 
         await listener.until(f"id: {others.first_position + 2}")
+
+
+async def test_rare_events_of_the_past_are_looked_for_a_stretch_at_a_time(gateway, store, monkeypatch):
+    monkeypatch.setattr("api.live.SPAN", 2)
+    others = await store.append(happened(uuid4(), 7))
+    rare = await store.append(happened(uuid4(), 1, "Test.VeryRare"))
+    start = str(others.first_position)
+    async with Listener.at(gateway.port, "/events?type=Test.VeryRare", Last_Event_ID=start) as listener:
+        # Whoever is cut off on the way comes back with how far it was.
+        await listener.until(f"id: {others.first_position + 2}")
+        assert [number for number, _, _ in await listener.events(1)] == [rare.first_position]
 
 
 async def test_a_silent_stream_has_heartbeats(gateway, monkeypatch):
@@ -312,3 +324,18 @@ async def test_a_gateway_that_stops_ends_its_streams_first(settings, store):
         # What is cut off by force ends without the mark of the end.
         for listener in listeners:
             await listener.rest()
+
+
+async def test_a_key_that_is_dropped_ends_its_streams_with_the_restart_that_drops_it(settings):
+    (key, kept), (_, other) = (generate("desk", "read") for _ in range(2))
+    bearer = {"Authorization": f"Bearer {key}"}
+    async with AsyncExitStack() as clients:
+        async with serving(settings.model_copy(update={"api_keys": (kept, other)})) as gateway:
+            listener = await clients.enter_async_context(Listener.at(gateway.port, "/events", **bearer))
+            assert listener.head.startswith("HTTP/1.1 200 ")
+        await listener.rest()
+    async with (
+        serving(settings.model_copy(update={"api_keys": (other,)})) as gateway,
+        Listener.at(gateway.port, "/events", **bearer) as refused,
+    ):
+        assert refused.head.startswith("HTTP/1.1 401 ")

@@ -74,6 +74,8 @@ async def test_pages_of_other_origins_are_let_in_by_name_only(waybill_settings, 
     async with gateway(settings) as client:
         preflight = await client.options("/orders", headers=desk | ask)
         assert (preflight.status_code, preflight.headers["access-control-allow-origin"]) == (200, desk["Origin"])
+        resume = {"Access-Control-Request-Method": "GET", "Access-Control-Request-Headers": "last-event-id"}
+        assert (await client.options("/events", headers=desk | resume)).status_code == 200
         assert (await client.options("/orders", headers=other | ask)).status_code == 400
         created = await client.post("/orders", json=story.body, headers=desk)
         assert (created.status_code, created.headers["access-control-allow-origin"]) == (201, desk["Origin"])

@@ -5,7 +5,7 @@ from uuid import UUID, uuid4
 
 import orjson
 
-from api.schemas import PRODUCT_ID
+from api.schemas import PRODUCT_ID, Order
 from domain.ids import shipment_id
 from domain.order import OrderCompleted, OrderDeleted, OrderItemAdded
 from domain.shipment import ShipmentCreated
@@ -41,6 +41,21 @@ async def test_an_order_whose_id_nobody_chose_gets_one(story):
     story.order_id = UUID(answer.json()["id"])
     assert answer.headers["location"] == story.path
     assert await story.new_events() == [story.created]
+
+
+async def test_an_order_is_shown_in_the_documents_form_however_it_is_asked_for(story):
+    items = [story.body["items"][0] | {"quantity": quantity} for quantity in (3, 0.001, 999999999.999, 2.5e2)]
+    await story.waybill.post("/orders", json=story.body | {"items": items})
+    await story.waybill.post(f"{story.path}/complete")
+
+    shown = await story.waybill.get(story.path)
+    assert Order.model_validate_json(shown.content).model_dump_json() == shown.text
+    # A request that says more than its path takes another way.
+    for said in ({"params": {"min_position": 1}}, {"headers": {"If-None-Match": '"1"'}}, {"params": {"version": 2}}):
+        other = await story.waybill.get(story.path, **said)
+        assert other.content == shown.content
+        del other.headers["x-request-id"]
+        assert dict(shown.headers) == {"x-request-id": shown.headers["x-request-id"], **other.headers}
 
 
 async def test_what_was_written_is_read_at_once(story):
@@ -230,7 +245,18 @@ async def test_the_request_and_its_trace_are_known_to_the_event(story):
     headers = {"X-Request-Id": "desk-17-42", "traceparent": trace}
     created = await story.waybill.post("/orders", json=story.body, headers=headers)
     assert created.headers["x-request-id"] == "desk-17-42"
-    await story.waybill.post(f"{story.path}/complete", headers={"traceparent": "00-nonsense"})
-    created, completed = [orjson.loads(event.metadata) for event in await story.store.read_stream(str(story.order_id))]
+    await story.waybill.post(f"{story.path}/items", json=story.body["items"][0], headers={"traceparent": "00-nonsense"})
+    created, added = [orjson.loads(event.metadata) for event in await story.store.read_stream(str(story.order_id))]
     assert (created["request_id"], created["traceparent"]) == ("desk-17-42", trace)
-    assert "traceparent" not in completed
+    assert "traceparent" not in added
+
+
+async def test_the_shipment_of_an_order_is_known_to_belong_to_the_request_that_completed_it(story):
+    trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    await story.waybill.post("/orders", json=story.body)
+    headers = {"X-Request-Id": "desk-17-43", "traceparent": trace}
+    completed = await story.waybill.post(f"{story.path}/complete", headers=headers)
+    (created,) = await story.store.read_stream(completed.json()["shipment_id"])
+    metadata = orjson.loads(created.metadata)
+    assert (metadata["command"], metadata["actor"]) == ("CreateShipment", "waybill")
+    assert (metadata["request_id"], metadata["traceparent"]) == ("desk-17-43", trace)

@@ -1,23 +1,27 @@
 """When a server is away: a clean answer within a bound, reads go on where they can, and nothing has to be restarted."""
 
 import asyncio
+import json
 from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
+import httpx2
 import pytest
-from temporalio.client import WorkflowUpdateFailedError, WorkflowUpdateRPCTimeoutOrCancelledError
+from temporalio.client import Client, WorkflowUpdateFailedError, WorkflowUpdateRPCTimeoutOrCancelledError
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.exceptions import ApplicationError
-from temporalio.service import RPCError, RPCStatusCode
+from temporalio.service import RetryConfig, RPCError, RPCStatusCode
 from temporalio.testing import WorkflowEnvironment
 
 import eventstore.migrate
 import projections.migrate
+from api import commands
 from api.commands import Commands
 from dev import temporal as temporal_server
 from domain.commands import CommandRequest
+from domain.ids import correlation_id
 from domain.order import OrderCompleted
 from over_http import Story, gateway, problem
 from settings import Settings
@@ -101,11 +105,67 @@ async def test_three_gateways_together_do_not_ask_too_much_of_one_run(story: Sto
     assert sorted(answer.json()["version"] for answer in answers) == list(range(2, 62))
 
 
-async def test_the_largest_order_that_may_be_is_taken(story: Story):
+async def test_what_gateways_ask_of_one_run_beyond_what_temporal_takes_is_done_once_or_told_to_come_again(
+    story: Story, waybill_settings, monkeypatch
+):
+    monkeypatch.setattr(commands, "_AT_ONCE", 8)
+    await story.waybill.post("/orders", json=story.body)
+    item = story.body["items"][0]
+
+    async def insist(client: httpx2.AsyncClient) -> int:
+        key = {"Idempotency-Key": str(uuid4())}
+        while (answer := await client.post(f"{story.path}/items", json=item, headers=key)).status_code != 200:
+            assert (answer.status_code, answer.headers["retry-after"]) in {(429, "1"), (503, "1")}
+            await asyncio.sleep(1)
+        return answer.json()["version"]
+
+    async with gateway(waybill_settings) as second:
+        versions = await asyncio.gather(*(insist(client) for client in [story.waybill, second] * 10))
+    assert sorted(versions) == list(range(2, 22))
+
+
+async def test_of_more_commands_for_one_order_than_temporal_takes_some_are_told_that_it_was_too_many(
+    story: Story, temporal, waybill_settings, monkeypatch
+):
+    """The server's own word, which a client hears when it has tried for long enough."""
+    monkeypatch.setattr(commands, "_AT_ONCE", 16)
+    await story.given(story.created)
+    client = await Client.connect(
+        temporal.service_client.config.target_host,
+        data_converter=pydantic_data_converter,
+        retry_config=RetryConfig(max_elapsed_time_millis=500),
+    )
+    queue = f"deserted-{uuid4()}"
+    settings = waybill_settings.model_copy(update={"task_queue": queue, "request_timeout": 5.0})
+    gate = Commands(client, story.store, settings)
+    data = {"id": str(story.order_id), **story.body["items"][0]}
+
+    async def send() -> Any:
+        request = CommandRequest(
+            command="AddOrderItem", data=data, command_id=uuid4(), correlation_id=correlation_id(story.order_id)
+        )
+        return await gate.perform(request, story.order_id)
+
+    refused = await asyncio.gather(*(send() for _ in range(16)), return_exceptions=True)
+    told = {getattr(each, "code", each) for each in refused}
+    assert "too-many-requests" in told
+    assert told <= {"too-many-requests", "unavailable"}
+
+
+async def test_the_largest_order_that_may_be_is_taken_and_is_little_for_temporal(
+    story: Story, waybill_settings, temporal
+):
     item = story.body["items"][0] | {"quantity": 123456789.123}
-    created = await story.waybill.post("/orders", json=story.body | {"items": [item] * 1000})
+    largest = json.dumps(story.body | {"items": [item] * 1000})
+    async with gateway(waybill_settings.model_copy(update={"max_body": 4 * 2**20})) as client:
+        created = await client.post(
+            "/orders", content=largest + " " * 3 * 2**20, headers={"Content-Type": "application/json"}
+        )
     assert created.status_code == 201
     assert len((await story.waybill.get(story.path)).json()["items"]) == 1000
+    history = await temporal.get_workflow_handle(f"order-{story.order_id}").fetch_history()
+    # Of 2 MiB that it takes for one payload.
+    assert max(event.ByteSize() for event in history.events) < 2**18
 
 
 async def test_more_commands_than_a_gateway_takes_are_sent_away_at_once(deserted, story: Story):

@@ -3,10 +3,12 @@
 import asyncio
 import os
 import re
+import resource
 import signal
 import sys
 
 import httpx2
+import pytest
 
 COMMAND = (sys.executable, "-m", "api")
 
@@ -18,6 +20,15 @@ async def start(**environment: str) -> asyncio.subprocess.Process:
     )
 
 
+@pytest.fixture
+def few_files():
+    """Processes may open few files unless they ask for more; gives how many they may ask for."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 512), hard))
+    yield hard
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
 async def test_a_setting_that_does_not_exist_is_told_in_one_line():
     process = await start(WAYBILL_API_PROT="8000")
     _, errors = await asyncio.wait_for(process.communicate(), 30)
@@ -25,7 +36,20 @@ async def test_a_setting_that_does_not_exist_is_told_in_one_line():
     assert errors.decode() == "waybill api: WAYBILL_API_PROT is not a setting: did you mean WAYBILL_API_PORT?\n"
 
 
-async def test_it_serves_until_it_is_told_to_stop(lonely_settings):
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("TEMPORAL_ADDRESS", "temporal", "TEMPORAL_ADDRESS has to be host:port"),
+        ("TEMPORAL_PROFILE", "nobody", "TEMPORAL_* can't be used: Profile 'nobody' not found"),
+    ],
+)
+async def test_how_temporal_cannot_be_reached_is_told_in_one_line(name, value, told):
+    process = await start(**{name: value})
+    _, errors = await asyncio.wait_for(process.communicate(), 60)
+    assert (process.returncode, errors.decode()) == (1, f"waybill api: {told}\n")
+
+
+async def test_it_serves_until_it_is_told_to_stop(lonely_settings, few_files):
     process = await start(
         WAYBILL_EVENT_STORE_URL=lonely_settings.event_store_url,
         WAYBILL_READ_STORE_URL=lonely_settings.read_store_url,
@@ -44,6 +68,8 @@ async def test_it_serves_until_it_is_told_to_stop(lonely_settings):
                 answer = await client.get("/livez")
                 assert answer.status_code == 200
                 assert "server" not in answer.headers
+                # Thousands of listeners are as many files.
+                assert resource.prlimit(process.pid, resource.RLIMIT_NOFILE) == (few_files, few_files)
                 process.send_signal(signal.SIGTERM)
                 await process.wait()
     finally:

@@ -1,12 +1,22 @@
-"""What a schema can't tell schemathesis about the API."""
+"""What a schema can't tell schemathesis about the API; and what it doesn't tell us: how much it has done of what."""
 
+import atexit
+import json
+import os
 import re
+from collections import Counter
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import schemathesis
 from hypothesis import strategies as st
-from schemathesis import HookContext
+from schemathesis import Case, CheckContext, HookContext, Response
+
+# Requests by phase, `checks` and `failures`, for whoever has started the run.
+_tally: Counter[str] = Counter()
+if "FUZZ_TALLY" in os.environ:
+    atexit.register(lambda: Path(os.environ["FUZZ_TALLY"]).write_text(json.dumps(_tally)))
 
 _WORD = st.text("abcdefghijklmnopqrstuvwxyz0123456789", min_size=1, max_size=20)
 
@@ -37,7 +47,12 @@ _TAGS = re.compile(r'(\*|(W/)?"[!#-~]*"(, ?(W/)?"[!#-~]*")*)')
 
 @schemathesis.hook
 def filter_failure(context: HookContext, failure: Any, case: Any, response: Any) -> bool:
-    """Whether the failure is one."""
+    is_one = _is_failure(failure, case, response)
+    _tally["failures"] += is_one
+    return is_one
+
+
+def _is_failure(failure: Any, case: Any, response: Any) -> bool:
     if type(failure).__name__ != "RejectedPositiveData":
         return True
     # A slip of schemathesis 4.32: where it tries one header alone, it takes a value that it means to be wrong.
@@ -64,5 +79,12 @@ def map_body(context: HookContext, body: Any) -> Any:
 @schemathesis.hook
 def before_call(context: HookContext, case: Any, kwargs: dict[str, Any]) -> None:
     """A live stream has no end: what is fuzzed is the page that the same route answers with."""
+    _tally[case.meta.phase.name.value] += 1
     if case.path.endswith("/events"):
         case.headers["Accept"] = "application/json"
+
+
+@schemathesis.check
+def counted(ctx: CheckContext, response: Response, case: Case[Any]) -> None:
+    """Passes: it says that this response was checked."""
+    _tally["checks"] += 1

@@ -17,4 +17,6 @@ async def test_every_answer_to_any_request_is_one_that_the_document_promises():
     assert not outcome.failed, outcome.told
     assert outcome.requests["200"]
     assert outcome.requests["422"]
+    assert outcome.tally["checks"] > 100
+    assert outcome.tally["failures"] == 0
     assert not any(status.startswith("5") for status in outcome.requests)

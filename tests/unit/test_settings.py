@@ -1,3 +1,4 @@
+import os
 import re
 from itertools import pairwise
 from pathlib import Path
@@ -124,3 +125,39 @@ def test_an_origin_is_a_scheme_and_a_host(monkeypatch: pytest.MonkeyPatch, given
     monkeypatch.setenv("WAYBILL_CORS_ORIGINS", given)
     with pytest.raises(SettingsError, match=r"WAYBILL_CORS_ORIGINS: .* must be origins such as"):
         settings.load()
+
+
+def test_a_versioned_worker_has_a_deployment_name_and_a_build_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert settings.load().worker_version is None
+    monkeypatch.setenv("WAYBILL_DEPLOYMENT_NAME", "waybill")
+    monkeypatch.setenv("WAYBILL_BUILD_ID", "2026-11-25.1")
+    assert settings.load().worker_version == ("waybill", "2026-11-25.1")
+
+
+@pytest.mark.parametrize("name", ["WAYBILL_DEPLOYMENT_NAME", "WAYBILL_BUILD_ID"])
+def test_a_version_that_is_told_by_half_is_an_error(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "waybill")
+    with pytest.raises(SettingsError, match="WAYBILL_DEPLOYMENT_NAME and WAYBILL_BUILD_ID have to be set together"):
+        settings.load()
+
+
+@pytest.mark.parametrize("url", ["postgresql://h:port/x", "postgresql://[x/y", "mysql://h/x"])
+def test_the_address_of_a_database_is_one(monkeypatch, url):
+    monkeypatch.setenv("WAYBILL_READ_STORE_URL", url)
+    with pytest.raises(SettingsError, match=r"^WAYBILL_READ_STORE_URL: .*must be"):
+        settings.load()
+
+
+def test_an_empty_variable_is_one_that_is_not_set(monkeypatch):
+    for name in settings.names():
+        monkeypatch.setenv(name, "")
+    assert settings.load() == Settings.model_construct()
+
+
+@pytest.mark.parametrize("given", [{}, {"TEMPORAL_ADDRESS": ""}, {"TEMPORAL_API_KEY": "", "TEMPORAL_TLS": ""}])
+def test_temporal_is_on_this_machine_unless_it_is_said_where(monkeypatch, given):
+    for name in [name for name in os.environ if name.startswith("TEMPORAL_")]:
+        monkeypatch.delenv(name)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    assert settings.temporal() == {"target_host": "localhost:7233"}
