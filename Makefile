@@ -30,8 +30,8 @@ dev: install ## run everything: PostgreSQL, Temporal with its Web UI, a worker a
 demo: install ## boot a throw-away stack, take orders to shipment, show what happened
 	@exec $(BIN)/python -m dev.demo $(ARGS)
 
-test: install ## the whole suite, against real servers (ARGS="-k name", or "-n 2 --dist loadfile" for two processes)
-	@exec $(BIN)/python -m pytest $(ARGS)
+test: install ## the whole suite, against real servers, in two processes (ARGS="-k name", "-n 0" for one)
+	@exec $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 fuzz: install ## schemathesis against a whole stack (ARGS="--seconds 600")
 	@exec env PYTHONPATH=.:tests $(BIN)/python -m fuzz.run $(ARGS)

@@ -176,32 +176,95 @@ def new_api_key(key_id: str, scope: Any) -> None:
     click.echo(f"Authorization: Bearer {key}\nWAYBILL_API_KEYS={kept}")
 
 
+@main.group("payload-key")
+def payload_key() -> None:
+    """Make keys that encrypt what Temporal keeps."""
+
+
+@payload_key.command("new")
+@click.argument("key_id", metavar="ID")
+def new_payload_key(key_id: str) -> None:
+    """Make a key. Payloads name it by its ID, in clear.
+
+    Give it to every worker and gateway in WAYBILL_PAYLOAD_KEYS, beside those that are there: then all can decrypt
+    with it. After that, name it in WAYBILL_PAYLOAD_KEY: then all encrypt with it. Drop an old one when Temporal keeps
+    no run any more that was written with it.
+    """
+    from workflows.payload_keys import generate
+
+    try:
+        click.echo(f"WAYBILL_PAYLOAD_KEYS={generate(key_id).entry()}\nWAYBILL_PAYLOAD_KEY={key_id}")
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="ID") from None
+
+
+@main.command(
+    "codec-server",
+    epilog=_reads(
+        "WAYBILL_PAYLOAD_KEYS      the keys to decrypt with",
+        "WAYBILL_API_KEYS          who may see it; needed elsewhere than on loopback",
+        "WAYBILL_TEMPORAL_UI_URL   where the Web UI is, whose pages may ask",
+    ),
+)
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
+@click.option("--port", type=_PORT, metavar="PORT", default=8081, show_default=True)
+def codec_server(host: str, port: int) -> None:
+    """Show encrypted payloads in clear, in Temporal's Web UI and command line.
+
+    Its address is set in the Web UI (the glasses in the upper right corner), or given to its server as
+    TEMPORAL_CODEC_ENDPOINT; temporal's own command line takes --codec-endpoint.
+    """
+    from settings import load
+
+    settings = load()
+    from api.codec_server import serve
+
+    serve(settings, host, port)
+
+
 @main.command(
     epilog=_reads(
         _DATABASES,
         _TEMPORAL,
         "WAYBILL_TASK_QUEUE                                the queue to work on",
         "WAYBILL_METRICS_PORT                              serve /metrics and /livez there",
+        "WAYBILL_WORKER_SHUTDOWN_TIMEOUT                   how long TERM lets the steps that run finish",
+        "WAYBILL_DEPLOYMENT_NAME, WAYBILL_BUILD_ID         Worker Versioning, if you want it",
     )
 )
-def worker() -> None:
+@click.option(
+    "--processes",
+    type=click.IntRange(1, 256),
+    metavar="N",
+    default=1,
+    show_default=True,
+    help="So many workers side by side: one per core. What dies is started again.",
+)
+def worker(processes: int) -> None:
     """Run a worker: orders, their steps, projections, event handlers.
 
-    Start as many as you like, on as many hosts as you like. TERM lets the steps that run finish.
+    Start as many as you like, on as many hosts as you like. TERM lets the steps that run finish; a second one doesn't.
+    With --processes, WAYBILL_METRICS_PORT is the first process's port, and the others have those that follow.
     """
     from settings import load
 
     settings = load()
+    if processes > 1:
+        from fleet import main as run_several
+
+        sys.exit(run_several(settings, processes))
     from worker import main as run
 
     run(settings)
 
 
-@main.command(epilog=_reads(_DATABASES))
-def migrate() -> None:
-    """Create or update the tables of both databases.
+@main.command(epilog=_reads(_DATABASES, _TEMPORAL))
+@click.option("--temporal", is_flag=True, help="Make Temporal's namespace and the search attributes, too.")
+def migrate(*, temporal: bool) -> None:
+    """Create or update the tables of both databases, and with --temporal what Temporal has to know.
 
-    The databases must exist. Run it as often as you like, also twice at once.
+    The databases must exist. Run it as often as you like, also twice at once. Where an administrator has to make
+    something on the Temporal server (on Temporal Cloud, say), it tells what.
     """
     from settings import load
 
@@ -213,6 +276,19 @@ def migrate() -> None:
     configure_logging(settings.log_level, "console")
     _migrate("event store", settings.event_store_url, migrate_event_store)
     _migrate("read store", settings.read_store_url, migrate_read_store)
+    if temporal:
+        click.echo(f"Temporal: {', '.join(asyncio.run(_register())) or 'up to date'}")
+
+
+async def _register() -> list[str]:
+    from settings import temporal
+    from workflows.connection import connect
+    from workflows.search_attributes import NotRegistrable, register
+
+    try:
+        return await register(await connect(temporal()))
+    except NotRegistrable as missing:
+        raise click.ClickException(f"Temporal: {missing}") from None
 
 
 def _migrate(store: str, url: str, migrate: Callable[[str], Awaitable[list[str]]]) -> None:
@@ -242,10 +318,7 @@ def _can_be_mended(error: Exception) -> bool:
     import httpx2
     from temporalio.service import RPCError
 
-    if isinstance(error, asyncpg.PostgresError | asyncpg.InterfaceError | httpx2.TransportError | RPCError):
-        return True
-    # Temporal's client has no class of its own for a server that can't be reached.
-    return isinstance(error, RuntimeError) and str(error).startswith("Failed client connect")
+    return isinstance(error, asyncpg.PostgresError | asyncpg.InterfaceError | httpx2.TransportError | RPCError)
 
 
 def _leave(code: int) -> NoReturn:

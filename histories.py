@@ -14,24 +14,25 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 from uuid import UUID
 
 import click
 from google.protobuf.json_format import ParseError
-from temporalio.client import Client, WorkflowHistory
+from temporalio.client import WorkflowHistory
 from temporalio.contrib.pydantic import pydantic_data_converter
-from temporalio.envconfig import ClientConfig
+from temporalio.converter import DataConverter
 from temporalio.runtime import LoggingConfig, Runtime, TelemetryConfig, TelemetryFilter
 from temporalio.worker import Replayer
 
+import settings
+from workflows.connection import connect
+from workflows.encryption import data_converter
 from workflows.messages import WORKFLOW_TYPE, workflow_id
 from workflows.order import OrderWorkflow
 from workflows.worker import workflow_runner
 
 STDIO = "-"
-_DEFAULT_ADDRESS = "localhost:7233"
 _BEFORE_A_DEPLOY = """\b
 Before a deploy, with the new code:
   waybill history export --open open-runs
@@ -58,12 +59,14 @@ class Replayed:
         return ": ".join(lines).replace(r"\"", '"').replace(r"\'", "'")
 
 
-async def replay(histories: AsyncIterator[WorkflowHistory]) -> AsyncGenerator[Replayed]:
+async def replay(
+    histories: AsyncIterator[WorkflowHistory], converter: DataConverter = pydantic_data_converter
+) -> AsyncGenerator[Replayed]:
     """Replay each history as a worker with this code would, in the sandbox that finds non-deterministic calls."""
     replayer = Replayer(
         workflows=[OrderWorkflow],
         workflow_runner=workflow_runner(sandboxed=True),
-        data_converter=pydantic_data_converter,
+        data_converter=converter,
         # What the core and the SDK have to say of a failure is in the result.
         runtime=_quiet_runtime(),
     )
@@ -129,7 +132,8 @@ def export(target: Path, ids: Sequence[str], *, only_open: bool, query: str | No
 def replay_command(sources: Sequence[Path], *, as_json: bool) -> None:
     """Replay histories with this code; exit code 1 if it can't go on with one of them.
 
-    A DIRECTORY stands for its *.json files, - for one history per line of the standard input.
+    A DIRECTORY stands for its *.json files, - for one history per line of the standard input. Encrypted ones are
+    read with WAYBILL_PAYLOAD_KEYS.
     """
     # The SDK logs each failure with its traceback; here a failure is a line of the answer.
     logging.getLogger("temporalio").setLevel(logging.CRITICAL)
@@ -138,8 +142,7 @@ def replay_command(sources: Sequence[Path], *, as_json: bool) -> None:
 
 
 async def _export(query: str, limit: int | None, keep: Callable[[WorkflowHistory], None]) -> int:
-    connection: Any = {"target_host": _DEFAULT_ADDRESS, **ClientConfig.load_client_connect_config()}
-    client = await Client.connect(**connection)
+    client = await connect(settings.temporal())
     count = 0
     async for exported in client.list_workflows(query, limit=limit).map_histories():
         keep(exported)
@@ -158,7 +161,8 @@ def _writing_to(directory: Path) -> Callable[[WorkflowHistory], None]:
 
 async def _replay_and_print(sources: Sequence[Path], *, as_json: bool) -> int:
     count = failed = 0
-    async with aclosing(replay(_histories(sources))) as results:
+    converter = data_converter(settings.load().payload_keys)
+    async with aclosing(replay(_histories(sources), converter)) as results:
         async for each in results:
             count += 1
             failed += each.failure is not None

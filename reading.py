@@ -17,7 +17,7 @@ import settings
 from eventstore.appender import UNAVAILABLE
 from eventstore.listener import listening, wait_for_hint
 from eventstore.postgres import PostgresStore
-from eventstore.store import ALL_STREAM, EventStore, RecordedEvent, StreamDeleted
+from eventstore.store import ALL_STREAM, SPAN, EventStore, RecordedEvent, StreamDeleted
 from observability import configure_logging
 from projections.runner import EVENTS_CHANNEL
 
@@ -130,15 +130,18 @@ async def follow(
     while True:
         changed.clear()
         found: list[RecordedEvent] = []
+        more = False
         with suppress(*UNAVAILABLE):
             # Asked first: all up to there can be read, so that events of other types are not looked at again.
             head = await store.stream_version(ALL_STREAM)
-            found = await store.read_all(after=after, limit=_PAGE, types=types)
-            after = max(head, after) if len(found) < _PAGE else after
+            until = after + SPAN
+            found = await store.read_all(after=after, until=until, limit=_PAGE, types=types)
+            more = len(found) == _PAGE or until < head
+            after = max(min(head, until), after) if len(found) < _PAGE else after
         for event in found:
             yield event
             after = max(event.position, after)
-        if len(found) < _PAGE:
+        if not more:
             await wait_for_hint(changed, _POLL_SECONDS)
 
 

@@ -1,7 +1,7 @@
 """Waybill's settings: environment variables with the prefix WAYBILL_, all of them listed in .env.example.
 
 Temporal's own (TEMPORAL_ADDRESS, TEMPORAL_NAMESPACE, TEMPORAL_API_KEY, TEMPORAL_TLS_*, profiles) are read by
-temporalio.envconfig and not repeated here.
+temporalio.envconfig; `temporal` says what it made of them.
 """
 
 import os
@@ -10,18 +10,21 @@ from collections.abc import Mapping
 from datetime import timedelta
 from difflib import get_close_matches
 from functools import cache
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, ValidationError, field_validator
+from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from api.keys import ApiKey
 from api.keys import parse as parse_keys
+from workflows.payload_keys import PayloadKey
+from workflows.payload_keys import parse as parse_payload_keys
 
 PREFIX = "WAYBILL_"
 # Read by the tests, by the dev stack or by make, not by the processes.
 _FOREIGN = {"WAYBILL_TEMPORAL_BIN", "WAYBILL_POSTGRES_BIN"}
 _FOREIGN_PREFIXES = ("WAYBILL_TEST_", "WAYBILL_BENCH_")
+_TEMPORAL_ADDRESS = "localhost:7233"
 _ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:\d+)?|https?://\[[0-9a-f:]+\](:\d+)?")
 
 
@@ -52,6 +55,11 @@ class Settings(BaseSettings):
     """Events of a stream between two snapshots; 1 = after every command, 0 = none.
     Per aggregate: '{"Order": 100, "Shipment": 0}'."""
 
+    payload_keys: Annotated[tuple[PayloadKey, ...], NoDecode] = Field(default=(), repr=False)
+    """Keys that decrypt what Temporal keeps: ID:KEY, separated by commas."""
+    payload_key: str | None = None
+    """The id of the one that encrypts it; not set = it is kept in clear."""
+
     worker_max_workflow_tasks: PositiveInt = 100
     """Workflow tasks that one worker process works on at once."""
     worker_max_steps: PositiveInt = 200
@@ -60,6 +68,10 @@ class Settings(BaseSettings):
     """Open orders that one worker process keeps in memory between commands."""
     worker_shutdown_timeout: PositiveFloat = 10
     """How long a stopping worker lets running steps finish."""
+    deployment_name: str | None = Field(default=None, pattern=r"^[^.:\s]+$", max_length=200)
+    """Worker Versioning: the name under which Temporal knows the versions of these workers; not set = unversioned."""
+    build_id: str | None = Field(default=None, pattern=r"^\S+$", max_length=200, validate_default=True)
+    """Worker Versioning: which version of the code this worker runs."""
     projections: bool = True
     """Whether this worker process takes part in running the projections and the event handlers."""
     projection_batch: PositiveInt = 2000
@@ -111,10 +123,29 @@ class Settings(BaseSettings):
             raise ValueError("must begin with postgresql://")
         return url
 
+    @field_validator("build_id")
+    @classmethod
+    def _goes_with_a_name(cls, build_id: str | None, info: ValidationInfo) -> str | None:
+        if (build_id is None) != (info.data.get("deployment_name") is None):
+            raise ValueError("WAYBILL_DEPLOYMENT_NAME and WAYBILL_BUILD_ID have to be set together")
+        return build_id
+
     @field_validator("api_keys", mode="before")
     @classmethod
     def _are_keys(cls, entries: object) -> object:
         return parse_keys(entries) if isinstance(entries, str) else entries
+
+    @field_validator("payload_keys", mode="before")
+    @classmethod
+    def _are_payload_keys(cls, entries: object) -> object:
+        return parse_payload_keys(entries) if isinstance(entries, str) else entries
+
+    @field_validator("payload_key")
+    @classmethod
+    def _is_among_the_keys(cls, key_id: str | None, info: ValidationInfo) -> str | None:
+        if key_id and not any(key.id == key_id for key in info.data.get("payload_keys", ())):
+            raise ValueError("must be the ID of a key in WAYBILL_PAYLOAD_KEYS")
+        return key_id or None
 
     @field_validator("cors_origins", mode="before")
     @classmethod
@@ -132,6 +163,11 @@ class Settings(BaseSettings):
         return self.snapshot_every.get(aggregate, 0)
 
     @property
+    def worker_version(self) -> tuple[str, str] | None:
+        """Deployment name and build id, if workers are versioned."""
+        return (self.deployment_name, self.build_id) if self.deployment_name and self.build_id else None
+
+    @property
     def idle_timeout(self) -> timedelta:
         return timedelta(seconds=self.order_idle_timeout)
 
@@ -145,6 +181,28 @@ def load() -> Settings:
         first = invalid.errors(include_url=False)[0]
         name = PREFIX + "_".join(str(part) for part in first["loc"][:1]).upper()
         raise SettingsError(f"{name}: {first['msg']}") from None
+
+
+def temporal() -> dict[str, Any]:
+    """How Temporal's client connects. An empty variable is one that isn't set.
+
+    Raises SettingsError for a file that isn't there, or an address without a port.
+    """
+    # Loaded by who connects only: it takes as long as a short command does.
+    from temporalio.envconfig import ClientConfig  # noqa: PLC0415
+
+    try:
+        given: dict[str, Any] = {
+            **ClientConfig.load_client_connect_config(
+                override_env_vars={name: value for name, value in os.environ.items() if value}
+            )
+        }
+    except (OSError, RuntimeError, ValueError) as error:
+        raise SettingsError(f"TEMPORAL_* can't be used: {error}") from None
+    address = given.setdefault("target_host", _TEMPORAL_ADDRESS)
+    if not re.fullmatch(r"\S+:\d{1,5}", address):
+        raise SettingsError("TEMPORAL_ADDRESS has to be host:port")
+    return given
 
 
 @cache

@@ -13,10 +13,8 @@ from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
-from temporalio.client import Client
-from temporalio.contrib.pydantic import pydantic_data_converter
-from temporalio.envconfig import ClientConfig
 
+import settings as configuration
 from api import blocked_products, events, handlers, health, openapi, orders, parked, problem_pages, problems, shipments
 from api.auth import Authentication, is_loopback
 from api.commands import Commands
@@ -36,6 +34,8 @@ from observability import configure_logging
 from projections.queries import ReadStore
 from projections.runner import PROJECTIONS_CHANNEL
 from settings import Settings, SettingsError
+from workflows.connection import connect
+from workflows.encryption import data_converter
 
 DESCRIPTION = """\
 Waybill takes orders to shipments: durable commands on Temporal, events in PostgreSQL, read models that can be rebuilt.
@@ -142,7 +142,9 @@ async def _open(settings: Settings) -> AsyncGenerator[Gateway]:
         stack.push_async_callback(consistency.close)
         await stack.enter_async_context(listening(settings.read_store_url, PROJECTIONS_CHANNEL, consistency.heard))
         live = await stack.enter_async_context(_live(settings, store))
-        temporal = await _connect()
+        # It connects when it is first needed: the gateway also starts while Temporal is away.
+        converter = data_converter(settings.payload_keys, settings.payload_key)
+        temporal = await connect(configuration.temporal(), converter=converter, lazy=True)
         yield Gateway(
             settings=settings,
             store=store,
@@ -166,12 +168,6 @@ async def _live(settings: Settings, store: AdoptedStore) -> AsyncGenerator[Live]
             live.close()
             reader.cancel()
             await asyncio.wait([reader])
-
-
-async def _connect() -> Client:
-    """A client that connects when it is first needed: the gateway also starts while Temporal is away."""
-    config: Any = ClientConfig.load_client_connect_config()
-    return await Client.connect(**config, data_converter=pydantic_data_converter, lazy=True)
 
 
 def _add(app: FastAPI, router: APIRouter) -> None:

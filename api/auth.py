@@ -62,12 +62,15 @@ class Authentication:
 
     def _known(self, authorization: str) -> ApiKey | None:
         scheme, _, presented = authorization.partition(" ")
-        if scheme.lower() != "bearer":
-            return None
-        presented = digest(presented.strip())
-        # All are compared, each in the same time: how long it takes says nothing of how near a guess was.
-        known = [key for key in self._keys if compare_digest(key.digest, presented)]
-        return known[0] if known else None
+        return find_key(self._keys, presented.strip()) if scheme.lower() == "bearer" else None
+
+
+def find_key(keys: Sequence[ApiKey], presented: str) -> ApiKey | None:
+    """What is known of the key that somebody presents."""
+    hashed = digest(presented)
+    # All are compared, each in the same time: how long it takes says nothing of how near a guess was.
+    known = [key for key in keys if compare_digest(key.digest, hashed)]
+    return known[0] if known else None
 
 
 def is_loopback(host: str) -> bool:

@@ -183,17 +183,16 @@ class Commands:
             raise
 
     def _start(
-        self, order_id: UUID, order: CreateOrder | OrderCreated, start: Callable[..., OrderStart]
+        self, order_id: UUID, order: CreateOrder | OrderCreated, starting: Callable[..., OrderStart]
     ) -> WithStartWorkflowOperation[OrderWorkflow, str]:
-        return WithStartWorkflowOperation(
-            OrderWorkflow.run,
-            start(
-                order_id=order_id,
-                idle_seconds=self._settings.order_idle_timeout,
-                step_seconds=self._settings.command_timeout,
-            ),
-            **start_options(order_id, order.order_number, order.business_partner, self._settings.task_queue),
+        start = starting(
+            order_id=order_id,
+            idle_seconds=self._settings.order_idle_timeout,
+            step_seconds=self._settings.command_timeout,
+            discreet=self._settings.payload_key is not None,
         )
+        options = start_options(start, order.order_number, order.business_partner, self._settings.task_queue)
+        return WithStartWorkflowOperation(OrderWorkflow.run, start, **options)
 
     async def _created(self, order_id: UUID, request: CommandRequest) -> OrderCreated:
         first = await self._first_event(order_id)

@@ -16,7 +16,7 @@ from api.openapi import LIVE
 from api.pagination import MAX_POSITION
 from api.route import Route
 from api.schemas import Event, EventPage
-from eventstore.store import ALL_STREAM, RecordedEvent
+from eventstore.store import ALL_STREAM, SPAN, RecordedEvent
 
 router = APIRouter(tags=["events"], route_class=Route)
 
@@ -82,13 +82,19 @@ async def read_events(
 ) -> EventPage | Response:
     """The global sequence: every event once, in the order in which they were committed.
 
-    With `Accept: text/event-stream` it goes on as it grows.
+    With `Accept: text/event-stream` it goes on as it grows. With `type`, a page may have fewer events than `limit`, or
+    none, though there is a `next`: it goes through 50,000 positions at most and leaves the others to that page.
     """
     if since.live:
         after = await gateway.store.stream_version(ALL_STREAM) if since.after is None else since.after
         return LiveResponse(gateway.live.listen(Wanted(types=frozenset(types) if types else None), after))
-    found = await gateway.store.read_all(after=since.after or 0, limit=limit + 1, types=types)
-    return event_page(request, response, found, limit)
+    after = since.after or 0
+    if types is None:
+        return event_page(request, response, await gateway.store.read_all(after=after, limit=limit + 1), limit)
+    head = await gateway.store.stream_version(ALL_STREAM)
+    until = after + SPAN
+    found = await gateway.store.read_all(after=after, until=until, limit=limit + 1, types=types)
+    return event_page(request, response, found, limit, seen=until if until < head else None)
 
 
 async def live_events(gateway: Gateway, stream_id: UUID, since: Since) -> Response | None:
@@ -106,10 +112,17 @@ def as_json(recorded: RecordedEvent) -> str:
     return _event(recorded).model_dump_json()
 
 
-def event_page(request: Request, response: Response, found: Sequence[RecordedEvent], limit: int) -> EventPage:
-    """The page of what was found, which is one more than `limit` if there is a next page."""
+def event_page(
+    request: Request, response: Response, found: Sequence[RecordedEvent], limit: int, seen: int | None = None
+) -> EventPage:
+    """The page of what was found, which is one more than `limit` if there is a next page.
+
+    `seen` is the number up to which there are no others, if there may be more behind it.
+    """
     response.headers["Vary"] = "Accept"
     page, following = pagination.cut(request, response, found, limit, lambda event: str(event.number))
+    if following is None and seen is not None:
+        following = pagination.link(request, response, str(seen))
     return EventPage(items=[_event(recorded) for recorded in page], next=int(following) if following else None)
 
 

@@ -21,7 +21,7 @@ from starlette.types import Receive, Scope, Send
 from api.edge import HEAD_ONLY
 from eventstore.appender import UNAVAILABLE
 from eventstore.listener import pause_after
-from eventstore.store import ALL_STREAM, EventStore, RecordedEvent, StreamDeleted
+from eventstore.store import ALL_STREAM, SPAN, EventStore, RecordedEvent, StreamDeleted
 
 log = structlog.get_logger(__name__)
 
@@ -182,8 +182,7 @@ class Live:
         while not listener.over and not self._join(listener):
             try:
                 async with self._turns:
-                    covered = await self._follow()
-                    page = await self._page(listener)
+                    page, covered = await self._page(listener, await self._follow())
             except UNAVAILABLE:
                 failures += 1
                 yield b":\n\n"
@@ -199,12 +198,19 @@ class Live:
                 yield listener.frames(told)
             if len(page) < _PAGE:
                 listener.position = max(covered, listener.position)
+            if listener.wanted.types and not page:
+                # It may be a long way to the next one: who is cut off meanwhile need not begin anew.
+                yield b":\nid: %d\n\n" % listener.position
 
-    async def _page(self, listener: _Listener) -> list[RecordedEvent]:
-        stream_id, types = listener.wanted.stream_id, listener.wanted.types
+    async def _page(self, listener: _Listener, head: int) -> tuple[list[RecordedEvent], int]:
+        """The next events, and the position up to which there are no others if these are fewer than a page."""
+        stream_id, types, after = listener.wanted.stream_id, listener.wanted.types, listener.position
         if stream_id is not None:
-            return await self._store.read_stream(stream_id, after=listener.number, limit=_PAGE)
-        return await self._store.read_all(after=listener.number, limit=_PAGE, types=sorted(types) if types else None)
+            return await self._store.read_stream(stream_id, after=listener.number, limit=_PAGE), head
+        if types is None:
+            return await self._store.read_all(after=after, limit=_PAGE), head
+        until = min(after + SPAN, head)
+        return await self._store.read_all(after=after, until=until, limit=_PAGE, types=sorted(types)), until
 
     async def _follow(self) -> int:
         """What the reader has seen; if nobody has listened so far, it begins at the head."""

@@ -4,7 +4,7 @@ import sys
 
 import uvloop
 
-from benchmarks import appends, commands, growth, lag, lifecycles, listeners, pages, reads, rebuild, slow
+from benchmarks import appends, commands, growth, lag, lifecycles, listeners, pages, reads, rebuild, slow, workers
 from observability import configure_logging
 
 BENCHMARKS = {
@@ -17,6 +17,7 @@ BENCHMARKS = {
     "rebuild": rebuild.run,
     "reads": reads.run,
     "slow": slow.run,
+    "workers": workers.run,
     "listeners": listeners.run,
 }
 

@@ -33,7 +33,7 @@ async def run() -> None:
     figures: list[Figures] = []
     async with throwaway.stack() as record:
         async with httpx2.AsyncClient(base_url=record.api_url, timeout=60) as http:
-            figures += await _variant("waybill, through HTTP", lambda: _lifecycle(http))
+            figures += await _variant("waybill, through HTTP", lambda: lifecycle(http))
         async with _engine(record) as client:
             figures += await _variant("bare workflow", lambda: _three_updates(client, Bare))
     async with throwaway.stack(tuned=False) as record, _engine(record) as client:
@@ -54,7 +54,8 @@ async def _variant(name: str, work: Work) -> list[Figures]:
     return [await measure(name, clients, work, seconds=SECONDS, warm_up=clients) for clients in CLIENTS]
 
 
-async def _lifecycle(http: httpx2.AsyncClient) -> None:
+async def lifecycle(http: httpx2.AsyncClient) -> None:
+    """One order from creation to shipment, through HTTP."""
     order = {
         "order_number": str(uuid4()),
         "business_partner": "buyer@example.com",

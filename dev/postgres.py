@@ -124,6 +124,11 @@ def prepare(directory: Path) -> Server:
     return Server(binaries, data, sockets, owner)
 
 
+def program(name: str) -> Path:
+    """One of PostgreSQL's client programs, of the version that runs here: pg_dump, psql. Raises DevError."""
+    return _binaries(None) / name
+
+
 def elsewhere(directory: Path) -> Path:
     """Where the data of `directory` is if the server's user can't enter that."""
     return _ELSEWHERE / hashlib.sha256(str(directory.resolve()).encode()).hexdigest()[:12]

@@ -87,14 +87,25 @@ class Supervisor:
         """The process id of the child that runs, or ran last, under this name."""
         return next(child.pid for child in self._children if child.command.name == name)
 
-    async def stop(self) -> None:
-        """Stop every child, the youngest first: kindly, then after its `stop_timeout` for sure."""
+    async def stop(self) -> list[int]:
+        """Stop every child, the youngest first: kindly, then after its `stop_timeout` for sure.
+
+        Gives their exit codes; that of one which a signal has ended is negative.
+        """
         for keeper in self._keepers:
             keeper.cancel()
         await asyncio.gather(*self._keepers, return_exceptions=True)
         self._keepers.clear()
+        codes: list[int] = []
         while self._children:
-            await self._children.pop().stop()
+            codes.append(await self._children[-1].stop())
+            self._children.pop()
+        return codes
+
+    def kill(self) -> None:
+        """End what is being stopped at once."""
+        for child in self._children:
+            child.kill()
 
     async def _keep(self, child: "_Child") -> None:
         pause = _SHORTEST_PAUSE
@@ -183,9 +194,9 @@ class _Child:
         how = f"exit code {code}" if code >= 0 else signal.Signals(-code).name
         return f"{self.command.name} (process {self.pid}) ended with {how}"
 
-    async def stop(self) -> None:
+    async def stop(self) -> int:
         if self._process is None:
-            return
+            return 0
         if self._process.returncode is None:
             self._quiet = self.command.quiet_end
             with suppress(ProcessLookupError):
@@ -195,8 +206,14 @@ class _Child:
                     await self._process.wait()
             except TimeoutError:
                 self._log(self.command.name, f"did not stop in {self.command.stop_timeout:g} s: killing it")
-                self._signal(signal.SIGKILL)
+                self.kill()
         await self.ended()
+        assert self._process.returncode is not None
+        return self._process.returncode
+
+    def kill(self) -> None:
+        if self._process and self._process.returncode is None:
+            self._signal(signal.SIGKILL)
 
     def _signal(self, number: signal.Signals) -> None:
         """To the child and what it may have started: they share a process group."""

@@ -21,11 +21,11 @@ from temporalio.service import RPCError
 
 from dev.errors import DevError
 from dev.supervisor import Command
+from workflows import search_attributes
 
 NAMESPACE = "default"
 _PROBE_TIMEOUT = timedelta(seconds=2)
-SEARCH_ATTRIBUTES = ("OrderNumber", "OrderStatus", "BusinessPartner")
-"""Keywords, all of them."""
+SEARCH_ATTRIBUTES = search_attributes.NAMES
 
 TUNING = (
     *("--dynamic-config-value", "history.transferProcessorMaxPollRPS=100000"),

@@ -1,14 +1,27 @@
 """The event store of a database that may have been adopted: some of its streams may be named in a way of their own."""
 
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from typing import Self
 from uuid import UUID
 
 from eventstore.postgres import PostgresStore
 from eventstore.statements import load_statements
-from eventstore.store import Append, Appended, History, KeptProducts, RecordedEvent, Snapshot
+from eventstore.store import (
+    ALL_STREAM,
+    Append,
+    Appended,
+    ExpectedVersion,
+    History,
+    KeptProducts,
+    Linked,
+    RecordedEvent,
+    Snapshot,
+    Start,
+    StreamInfo,
+    Subscription,
+)
 
 _SQL = load_statements("eventstore", "adopt.sql")
 
@@ -51,8 +64,19 @@ class AdoptedStore(PostgresStore):
     ) -> list[RecordedEvent]:
         return await super().read_stream(self._name(stream_id), after=after, limit=limit, backwards=backwards)
 
-    async def stream_version(self, stream_id: str) -> int:
-        return await super().stream_version(self._name(stream_id))
+    async def stream_info(self, stream_id: str) -> StreamInfo | None:
+        return await super().stream_info(self._name(stream_id))
+
+    async def link(self, stream_id: str, event_ids: Sequence[UUID], *, expected: ExpectedVersion = "any") -> Linked:
+        return await super().link(self._name(stream_id), event_ids, expected=expected)
+
+    async def delete_stream(self, stream_id: str, *, expected: ExpectedVersion = "any", hard: bool = False) -> None:
+        await super().delete_stream(self._name(stream_id), expected=expected, hard=hard)
+
+    def subscribe(
+        self, name: str, *, stream_id: str = ALL_STREAM, start: Start = "origin", batch: int = 1000
+    ) -> AbstractAsyncContextManager[Subscription]:
+        return super().subscribe(name, stream_id=self._name(stream_id), start=start, batch=batch)
 
     async def record_snapshot(self, snapshot: Snapshot) -> None:
         await super().record_snapshot(replace(snapshot, source_id=self._name(snapshot.source_id)))

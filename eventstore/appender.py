@@ -6,10 +6,11 @@ batch safe to send again, so a connection that dies in the middle leads to a rep
 
 import asyncio
 import random
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from typing import TypeVar
 from uuid import UUID
 
@@ -37,9 +38,10 @@ log = structlog.get_logger(__name__)
 
 _EXPECTED = {"any": -1, "no_stream": -2, "stream_exists": -3}
 
+_LOCKED = (asyncpg.DeadlockDetectedError, asyncpg.LockNotAvailableError)
 RACES = (
+    *_LOCKED,
     asyncpg.SerializationError,
-    asyncpg.DeadlockDetectedError,
     asyncpg.UniqueViolationError,
     asyncpg.ForeignKeyViolationError,
 )
@@ -53,32 +55,48 @@ UNAVAILABLE = (
     asyncpg.OperatorInterventionError,
     asyncpg.CannotConnectNowError,
     asyncpg.TooManyConnectionsError,
+    asyncpg.ReadOnlySQLTransactionError,
     TimeoutError,
 )
-"""What asyncpg raises while the server is away, restarting or being killed."""
+"""What asyncpg raises while the server is away, restarting, being killed, or a standby."""
 
 
 _ATTEMPTS = 8
+_PATIENCE = 30.0
+
+# Longer than our own processes wait for each other as a rule.
+_GIVE_WAY = "set lock_timeout = '30ms'"
+_HASTY_SECONDS = 60.0
 
 
-async def again(call: Callable[[], Awaitable[T]], *, after: tuple[type[Exception], ...]) -> T:
-    """What `call` gives, which is made again after such errors, for about a second."""
-    for attempt in range(1, _ATTEMPTS):
-        try:
-            return await call()
-        except after as error:
-            # asyncpg's complaints about wrong arguments are interface errors, too.
-            if isinstance(error, ValueError):
-                raise
-            log.info("store.again", attempt=attempt, reason=type(error).__name__)
-        await asyncio.sleep(random.uniform(0, 0.01 * 2**attempt))  # noqa: S311 - jitter, no secret
-    return await call()
+async def again(
+    call: Callable[[], Awaitable[T]], *, after: tuple[type[Exception], ...], within: float | None = None
+) -> T:
+    """What `call` gives, which is made again after such errors: a few times within about a second.
+
+    All attempts together take `within` seconds at most, half a minute as a rule: then TimeoutError, and nobody knows
+    whether the last one was done. Who meets another program's locks may be unlucky as often as that takes.
+    """
+    attempt = 1
+    async with asyncio.timeout(within or _PATIENCE):
+        while True:
+            try:
+                return await call()
+            except after as error:
+                # asyncpg's complaints about wrong arguments are interface errors, too.
+                if attempt == _ATTEMPTS or isinstance(error, ValueError):
+                    raise
+                log.info("store.again", attempt=attempt, reason=type(error).__name__)
+                attempt += not isinstance(error, _LOCKED)
+            await asyncio.sleep(random.uniform(0, 0.01 * 2**attempt))  # noqa: S311 - jitter, no secret
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Waiting:
     append: Append
     event_ids: frozenset[UUID]
+    claims: frozenset[tuple[str, str]]
+    """Kinds and keys."""
     size: int
     """Bytes."""
     answer: "asyncio.Future[Appended]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
@@ -97,9 +115,10 @@ class Appender:
     def __init__(self, line: Line, statement: str) -> None:
         self._line = line
         self._statement = statement
-        self._queue: deque[_Waiting] = deque()
+        self._queue: OrderedDict[_Waiting, None] = OrderedDict()
         self._room = asyncio.Semaphore(self.MAX_WAITING)
         self._task: asyncio.Task[None] | None = None
+        self._hasty_until = 0.0
         self.batches = 0
         self.appends = 0
 
@@ -110,10 +129,14 @@ class Appender:
         """
         waiting = _checked(append)
         async with self._room:
-            self._queue.append(waiting)
+            self._queue[waiting] = None
             if self._task is None:
                 self._task = asyncio.create_task(self._drain(), name="appender")
-            return await waiting.answer
+            try:
+                return await waiting.answer
+            finally:
+                # Its place is somebody else's now, so it must not stay in it.
+                self._queue.pop(waiting, None)
 
     async def close(self) -> None:
         """Wait until everything that was queued has its answer."""
@@ -135,18 +158,20 @@ class Appender:
     def _next_batch(self) -> list[_Waiting]:
         batch: list[_Waiting] = []
         ids: set[UUID] = set()
+        claims: set[tuple[str, str]] = set()
         size = 0
         while self._queue and len(batch) < self.MAX_APPENDS:
-            waiting = self._queue[0]
-            if waiting.answer.done():  # cancelled before it was sent
-                self._queue.popleft()
-                continue
+            waiting = next(iter(self._queue))
             size += waiting.size
-            # A repetition waits for its original's batch: then it finds the events and gets the same answer.
-            if batch and (size > self.MAX_BYTES or not ids.isdisjoint(waiting.event_ids)):
+            # A repetition waits for its original's batch: then it finds the events and gets the same answer. Likewise
+            # who names a claim finds what those before have made of it.
+            known = not ids.isdisjoint(waiting.event_ids) or not claims.isdisjoint(waiting.claims)
+            if batch and (known or size > self.MAX_BYTES):
                 break
             ids |= waiting.event_ids
-            batch.append(self._queue.popleft())
+            claims |= waiting.claims
+            batch.append(waiting)
+            del self._queue[waiting]
         return batch
 
     async def _commit(self, batch: Sequence[_Waiting]) -> None:
@@ -171,12 +196,26 @@ class Appender:
                 waiting.answer.set_exception(outcome)
 
     async def _send(self, appends: Sequence[Append]) -> Sequence[Appended | Exception]:
-        arguments = _arguments(appends)
-        rows = await again(lambda: self._line.fetch(self._statement, *arguments), after=(*RACES, *UNAVAILABLE))
+        call = partial(self._call, *_arguments(appends))
+        rows = await again(call, after=(*RACES, *UNAVAILABLE))
         return [
             _outcome(append, row["outcome"], row["first_version"], row["first_position"], row["created_at"])
             for append, row in zip(appends, rows, strict=True)
         ]
+
+    async def _call(self, *arguments: object) -> list[asyncpg.Record]:
+        now = asyncio.get_running_loop().time()
+        if self._hasty_until and now > self._hasty_until:
+            await self._line.fetch("reset lock_timeout")
+            self._hasty_until = 0.0
+        try:
+            return await self._line.fetch(self._statement, *arguments)
+        except asyncpg.DeadlockDetectedError:
+            # Only another program takes rows in another order than we do. PostgreSQL needs a second to find that out,
+            # in which nobody appends. So for a while we give way long before.
+            self._hasty_until = now + _HASTY_SECONDS
+            await self._line.fetch(_GIVE_WAY)
+            raise
 
 
 def is_outage(error: Exception) -> bool:
@@ -192,7 +231,9 @@ def _checked(append: Append) -> _Waiting:
     event_ids = frozenset(event.event_id for event in append.events)
     if len(event_ids) < len(append.events):
         raise DuplicateEvent(f"two events of one append to {append.stream_id} have the same id")
-    return _Waiting(append, event_ids, sum(len(event.data) + len(event.metadata) for event in append.events))
+    claims = frozenset((claim.kind, claim.key) for claim in (*append.confirm, *append.release))
+    size = sum(len(event.data) + len(event.metadata) for event in append.events)
+    return _Waiting(append, event_ids, claims, size)
 
 
 def _arguments(appends: Sequence[Append]) -> tuple[list[object], ...]:

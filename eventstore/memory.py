@@ -8,17 +8,16 @@ import asyncio
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from uuid import UUID
 
+from eventstore.kept_in_memory import KeptInMemory
 from eventstore.store import (
     ALL_STREAM,
-    Answer,
+    LAST,
     Append,
     Appended,
-    BlockedProduct,
-    Claim,
     ClaimLost,
     DuplicateEvent,
     EventNotFound,
@@ -30,7 +29,6 @@ from eventstore.store import (
     Recollection,
     RecordedEvent,
     ReservedStream,
-    ReserveOutcome,
     Snapshot,
     Start,
     StreamDeleted,
@@ -41,20 +39,9 @@ from eventstore.store import (
 )
 from eventstore.subscriptions import OwnedSubscription, start_after
 
-_BLOCKED_FROM_THE_START = UUID("55e76be0-b83e-4b3c-addd-f3d9e8835be2")
-
 
 def _now() -> datetime:
     return datetime.now(UTC)
-
-
-@dataclass(frozen=True, slots=True)
-class _Held:
-    """A claim's holder. A confirmed claim has no lease."""
-
-    owner: UUID
-    command_id: UUID
-    lease_until: datetime | None
 
 
 @dataclass(slots=True)
@@ -77,19 +64,16 @@ class _Stream:
         self.events = [event for event in self.events if event.stream_id != stream_id]
 
 
-class MemoryStore:
+class MemoryStore(KeptInMemory):
     """An EventStore (see store.py) in this process. `clock` says what time it is, with its zone."""
 
     def __init__(self, clock: Callable[[], datetime] = _now) -> None:
-        self._clock = clock
+        super().__init__(clock)
         self._all = _Stream(0, clock())
         self._streams = {ALL_STREAM: self._all}
         self._created = 0
         self._events: dict[UUID, RecordedEvent] = {}
         self._snapshots: dict[str, Snapshot] = {}
-        self._claims: dict[tuple[str, str], _Held] = {}
-        self._answers: dict[UUID, Answer] = {}
-        self._blocked = {_BLOCKED_FROM_THE_START: clock()}
         self._checkpoints: dict[tuple[str, str], int] = {}
         self._owners: dict[tuple[str, str], asyncio.Lock] = defaultdict(asyncio.Lock)
         self._subscribers: set[asyncio.Event] = set()
@@ -165,20 +149,6 @@ class MemoryStore:
             raise StreamDeleted(stream_id)
         return stream.version if stream else 0
 
-    def _settle(self, append: Append) -> None:
-        """Confirm and give back the claims that the append carries."""
-        for claim in append.confirm:
-            key = claim.kind, claim.key
-            self._claims[key] = replace(self._claims[key], lease_until=None)
-        for claim in append.release:
-            if self._is_held(claim):
-                del self._claims[claim.kind, claim.key]
-
-    def _is_held(self, claim: Claim) -> bool:
-        """Whether its owner holds it: a lease that has run out still counts, until another takes the key."""
-        held = self._claims.get((claim.kind, claim.key))
-        return held is not None and held.owner == claim.owner
-
     async def link(self, stream_id: str, event_ids: Sequence[UUID], *, expected: ExpectedVersion = "any") -> Linked:
         if stream_id == ALL_STREAM:
             raise ReservedStream
@@ -226,7 +196,7 @@ class MemoryStore:
         self._events = {key: event for key, event in self._events.items() if event.stream_id != stream_id}
         self._snapshots.pop(stream_id, None)
         self._checkpoints = {key: seen for key, seen in self._checkpoints.items() if key[0] != stream_id}
-        self._claims = {key: held for key, held in self._claims.items() if str(held.owner) != stream_id}
+        self._free(stream_id)
 
     # --- Reading
 
@@ -247,10 +217,10 @@ class MemoryStore:
         return [event for event in events if event.number > after][:limit]
 
     async def read_all(
-        self, *, after: int = 0, limit: int = 1000, types: Sequence[str] | None = None
+        self, *, after: int = 0, until: int = LAST, limit: int = 1000, types: Sequence[str] | None = None
     ) -> list[RecordedEvent]:
         wanted = [event for event in self._all.events if types is None or event.type in types]
-        return [event for event in wanted if event.number > after][:limit]
+        return [event for event in wanted if after < event.number <= until][:limit]
 
     async def find_events(self, event_ids: Sequence[UUID]) -> list[RecordedEvent]:
         found = {event_id: self._events[event_id] for event_id in event_ids if event_id in self._events}
@@ -294,48 +264,18 @@ class MemoryStore:
         for woken in self._subscribers:
             woken.set()
 
-    # --- What is kept beside the events
+    # --- What is kept of streams
 
     async def record_snapshot(self, snapshot: Snapshot) -> None:
-        held = self._snapshots.get(snapshot.source_id)
         stream = self._streams.get(snapshot.source_id)
-        ahead = held and stream and held.source_version > stream.version
-        if held is None or ahead or held.source_version < snapshot.source_version:
+        if stream is None:
+            return
+        held = self._snapshots.get(snapshot.source_id)
+        if held is None or held.source_version > stream.version or held.source_version < snapshot.source_version:
             self._snapshots[snapshot.source_id] = snapshot
-
-    async def reserve(self, claim: Claim, command_id: UUID, *, lease_seconds: float) -> ReserveOutcome:
-        key, now = (claim.kind, claim.key), self._clock()
-        held = self._claims.get(key)
-        if held and held.lease_until is None:
-            return "reserved" if held.owner == claim.owner else "taken"
-        if held and held.lease_until and held.owner != claim.owner and held.lease_until >= now:
-            return "leased"
-        self._claims[key] = _Held(claim.owner, command_id, now + timedelta(seconds=lease_seconds))
-        return "reserved"
-
-    async def release(self, claim: Claim, command_id: UUID) -> bool:
-        held = self._claims.get((claim.kind, claim.key))
-        if not held or (held.owner, held.command_id) != (claim.owner, command_id) or held.lease_until is None:
-            return False
-        del self._claims[claim.kind, claim.key]
-        return True
-
-    async def claim_owner(self, kind: str, key: str) -> UUID | None:
-        held = self._claims.get((kind, key))
-        return held.owner if held and held.lease_until is None else None
 
     async def recall(self, command_id: UUID, event_id: UUID) -> Recollection:
         return Recollection(self._events.get(event_id), self._answers.get(command_id))
-
-    async def remember(self, answer: Answer) -> Answer:
-        return self._answers.setdefault(answer.command_id, answer)
-
-    async def blocked_products(self, among: Sequence[UUID] | None = None) -> list[BlockedProduct]:
-        return [
-            BlockedProduct(product_id, self._blocked[product_id])
-            for product_id in sorted(self._blocked)
-            if among is None or product_id in among
-        ]
 
     async def kept_products(self, stream_id: str) -> KeptProducts:
         stream = self._streams.get(stream_id)
@@ -346,24 +286,6 @@ class MemoryStore:
         stream = self._streams.get(stream_id)
         if stream and stream.products[0] == seen:
             stream.products = version, stream.products[1].union(products)
-
-    async def block_product(self, product_id: UUID, *, once: Answer | None = None) -> bool:
-        if not self._is_first(once):
-            return False
-        news = product_id not in self._blocked
-        self._blocked.setdefault(product_id, self._clock())
-        return news
-
-    async def unblock_product(self, product_id: UUID, *, once: Answer | None = None) -> bool:
-        return self._is_first(once) and self._blocked.pop(product_id, None) is not None
-
-    def _is_first(self, answer: Answer | None) -> bool:
-        if answer is None:
-            return True
-        if answer.command_id in self._answers:
-            return False
-        self._answers[answer.command_id] = answer
-        return True
 
 
 class _Ownership:

@@ -9,6 +9,7 @@ from urllib.parse import parse_qsl, urlsplit
 import asyncpg
 
 if TYPE_CHECKING:
+    from asyncpg.connection import LoggedQuery
     from asyncpg.pool import PoolConnectionProxy
 
     Pool = asyncpg.Pool[asyncpg.Record]
@@ -30,6 +31,7 @@ async def open_pool(url: str, size: int, **settings: str) -> AsyncGenerator["Poo
         max_size=size,
         timeout=_CONNECT_TIMEOUT,
         command_timeout=_STATEMENT_TIMEOUT,
+        init=_part_with_standbys,
         reset=_leave_session,
         server_settings={"application_name": "waybill", "jit": "off", **settings},
     )
@@ -87,12 +89,24 @@ async def open_connection(url: str, **settings: str) -> AsyncGenerator["asyncpg.
 
 
 async def _connect(url: str, **settings: str) -> "asyncpg.Connection[asyncpg.Record]":
-    return await asyncpg.connect(
+    connection = await asyncpg.connect(
         url,
         timeout=_CONNECT_TIMEOUT,
         command_timeout=_STATEMENT_TIMEOUT,
         server_settings={"application_name": "waybill", "jit": "off", **settings},
     )
+    await _part_with_standbys(connection)
+    return connection
+
+
+async def _part_with_standbys(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
+    """After a failover a connection may lead to a server that takes no writes: who needs one gets another then."""
+
+    def look(query: "LoggedQuery") -> None:
+        if isinstance(query.exception, asyncpg.ReadOnlySQLTransactionError):
+            connection.terminate()
+
+    connection.add_query_logger(look)
 
 
 async def _close(connection: "asyncpg.Connection[asyncpg.Record]") -> None:

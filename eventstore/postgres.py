@@ -6,6 +6,7 @@ Every method is one round trip. What must be atomic is one statement, or a funct
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Self
 from uuid import UUID
 
@@ -94,7 +95,8 @@ class PostgresStore(Reader):
 
     async def _one_row(self, statement: str, *arguments: object) -> asyncpg.Record:
         """What a function says that another transaction may come in between of."""
-        row = await again(lambda: self._pool.fetchrow(SQL[statement], *arguments, timeout=_PATIENCE), after=RACES)
+        call = partial(self._pool.fetchrow, SQL[statement], *arguments, timeout=_PATIENCE)
+        row = await again(call, after=RACES, within=_PATIENCE)
         assert row is not None, "the function has an answer to everything"
         return row
 
@@ -125,18 +127,18 @@ class PostgresStore(Reader):
         return await self._pool.fetchval(SQL["claim_owner"], kind, key)
 
     async def recall(self, command_id: UUID, event_id: UUID) -> Recollection:
-        async with self._pool.acquire() as connection:
-            event = await connection.fetchrow(SQL["events_by_id"], [event_id])
-            answer = await connection.fetchrow(SQL["answer"], command_id)
+        row = await self._pool.fetchrow(SQL["recall"], command_id, event_id)
+        assert row is not None, "it has a row for nothing, too"
+        command, fingerprint, outcome, *event = row
         return Recollection(
-            event=RecordedEvent(*event) if event else None, answer=Answer(*answer.values()) if answer else None
+            event=RecordedEvent._make(event) if event[0] else None,
+            answer=Answer(command, fingerprint, outcome) if command else None,
         )
 
     async def remember(self, answer: Answer) -> Answer:
-        async with self._pool.acquire() as connection:
-            await connection.execute(SQL["remember"], answer.command_id, answer.fingerprint, answer.outcome)
-            kept = await connection.fetchrow(SQL["answer"], answer.command_id)
-        assert kept is not None, "an answer is never removed"
+        kept = None
+        while kept is None:
+            kept = await self._pool.fetchrow(SQL["remember"], *_columns(answer))
         return Answer(*kept.values())
 
     async def blocked_products(self, among: Sequence[UUID] | None = None) -> list[BlockedProduct]:

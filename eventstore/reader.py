@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from eventstore.statements import load_statements
-from eventstore.store import ALL_STREAM, History, RecordedEvent, Snapshot, StreamDeleted, StreamInfo
+from eventstore.store import ALL_STREAM, LAST, History, RecordedEvent, Snapshot, StreamDeleted, StreamInfo
 
 if TYPE_CHECKING:
     from eventstore.pool import Connection, Pool
@@ -55,12 +55,12 @@ class Reader:
         return list(map(RecordedEvent._make, rows))
 
     async def read_all(
-        self, *, after: int = 0, limit: int = 1000, types: Sequence[str] | None = None
+        self, *, after: int = 0, until: int = LAST, limit: int = 1000, types: Sequence[str] | None = None
     ) -> list[RecordedEvent]:
         if types is None:
-            rows = await self._source.fetch(SQL["read_all"], after, limit)
+            rows = await self._source.fetch(SQL["read_all"], after, until, limit)
         else:
-            rows = await self._source.fetch(SQL["read_all_of_types"], after, limit, list(types))
+            rows = await self._source.fetch(SQL["read_all_of_types"], after, until, limit, list(types))
         return list(map(RecordedEvent._make, rows))
 
     async def find_events(self, event_ids: Sequence[UUID]) -> list[RecordedEvent]:

@@ -14,6 +14,13 @@ from uuid import UUID
 ALL_STREAM = "$all"
 """The global sequence: every event once, dense, in commit order."""
 
+LAST = 2**63 - 1
+"""No position is behind it."""
+
+SPAN = 50_000
+"""Positions to go through at a time for events of some types. No index knows types: without a bound, a read for rare
+ones would go through all events, and one that is cut off would begin anew."""
+
 ExpectedVersion = int | Literal["any", "no_stream", "stream_exists"]
 """What the stream must look like for an append to be done. A number is its exact version; 0 is an empty stream."""
 
@@ -269,9 +276,12 @@ class EventStore(Protocol):
         ...
 
     async def read_all(
-        self, *, after: int = 0, limit: int = 1000, types: Sequence[str] | None = None
+        self, *, after: int = 0, until: int = LAST, limit: int = 1000, types: Sequence[str] | None = None
     ) -> list[RecordedEvent]:
-        """At most `limit` events of the global sequence after position `after`, of these types only if given."""
+        """At most `limit` events of the global sequence after position `after`, of these types only if given.
+
+        None behind `until`: where types may be rare, go SPAN positions at a time.
+        """
         ...
 
     async def find_events(self, event_ids: Sequence[UUID]) -> list[RecordedEvent]:
@@ -318,7 +328,7 @@ class EventStore(Protocol):
         ...
 
     async def record_snapshot(self, snapshot: Snapshot) -> None:
-        """Keep the snapshot, unless there is a newer one already that isn't ahead of its stream."""
+        """Keep the snapshot of a stream that exists, unless there is a newer one already that isn't ahead of it."""
         ...
 
     async def reserve(self, claim: Claim, command_id: UUID, *, lease_seconds: float) -> ReserveOutcome:

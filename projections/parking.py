@@ -44,6 +44,8 @@ class Parked:
     retry_at: datetime | None
     """When it is looked at by itself; None: when somebody says so."""
     parked_at: datetime
+    discarded_at: datetime | None
+    """When somebody gave it up; None: it isn't."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ import orjson
 from eventstore.codec import UndecodableEvent
 from eventstore.findings import Finding
 from eventstore.statements import load_statements
-from eventstore.store import ALL_STREAM, EventStore, RecordedEvent
+from eventstore.store import ALL_STREAM, SPAN, EventStore, RecordedEvent
 from projections import builds, parking
 from projections.builds import Build, quoted
 from projections.parking import Place
@@ -102,11 +102,11 @@ async def _verify(
     await builds.make_tables(connection, projection, "pg_temp")
     after = 0
     while after < checkpoint:
-        page = await store.read_all(after=after, limit=_PAGE, types=projection.types)
+        page = await store.read_all(after=after, until=after + SPAN, limit=_PAGE, types=projection.types)
         seen = [recorded for recorded in page if recorded.position <= checkpoint]
         if batch := list(_understood(projection, seen, aside)):
             await projection.apply(connection, batch)
-        after = page[-1].position if len(page) == _PAGE else checkpoint
+        after = page[-1].position if len(page) == _PAGE else after + SPAN
         progress(projection.name, min(after, checkpoint), checkpoint)
     for table in projection.table_names:
         findings += await _compare(connection, build, table)

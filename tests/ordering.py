@@ -94,9 +94,9 @@ def _refusal(cause: BaseException | None) -> Refusal:
 
 
 @asynccontextmanager
-async def working(client: Client, store: EventStore, **options: Any) -> AsyncGenerator[Orders]:
+async def working(client: Client, store: EventStore, *, sandboxed: bool = True, **more: Any) -> AsyncGenerator[Orders]:
     """A worker on a task queue of its own."""
     queue = f"test-{uuid4()}"
     activities = all_activities(store, claim_lease=5, snapshot_interval=lambda _: 100)
-    async with order_worker(client, activities, task_queue=queue, **({"sandboxed": True} | options)):
+    async with order_worker(client, activities, task_queue=queue, sandboxed=sandboxed, **more):
         yield Orders(client, store, queue)

@@ -41,9 +41,19 @@ class OrderStart(Value):
     """Without work for this long, the run ends; the next command starts another."""
     step_seconds: float = 15
     """How long a step is tried again when the infrastructure fails it."""
+    discreet: bool = False
+    """Order number and business partner are no search attributes, which Temporal has to keep in clear."""
     memory: Memory = Memory()
 
     @classmethod
-    def reviving(cls, order_id: UUID, *, idle_seconds: float, step_seconds: float) -> "OrderStart":
+    def reviving(
+        cls, order_id: UUID, *, idle_seconds: float, step_seconds: float, discreet: bool = False
+    ) -> "OrderStart":
         """A run for an order that had one before: it begins by looking the order up."""
-        return cls(order_id=order_id, idle_seconds=idle_seconds, step_seconds=step_seconds, memory=Memory(unsure=True))
+        return cls(
+            order_id=order_id,
+            idle_seconds=idle_seconds,
+            step_seconds=step_seconds,
+            discreet=discreet,
+            memory=Memory(unsure=True),
+        )

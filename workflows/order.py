@@ -204,7 +204,7 @@ class OrderWorkflow:
         if self._memory.commands != commands:
             # In times of trouble commands don't wait for it. What was looked up may be older than what they did.
             return
-        if known.order_number and known.business_partner:
+        if known.order_number and known.business_partner and not self._start.discreet:
             _tag(ORDER_NUMBER.value_set(known.order_number), BUSINESS_PARTNER.value_set(known.business_partner))
         self._remember("look up", known.status or "no order", status=known.status, owed=known.owed, unsure=False)
 

@@ -17,19 +17,17 @@ _TASK_TIMEOUT = timedelta(seconds=5)
 _RPC_TIMEOUT = timedelta(seconds=10)
 
 
-def start_options(order_id: UUID, order_number: str, business_partner: str, task_queue: str) -> Mapping[str, Any]:
+def start_options(start: OrderStart, order_number: str, business_partner: str, task_queue: str) -> Mapping[str, Any]:
     """How a run is started, whoever starts it: one run per order, and one that is there is left alone."""
+    searched = {ORDER_NUMBER: order_number, BUSINESS_PARTNER: business_partner} if not start.discreet else {}
     return {
-        "id": workflow_id(order_id),
+        "id": workflow_id(start.order_id),
         "task_queue": task_queue,
         "id_conflict_policy": WorkflowIDConflictPolicy.USE_EXISTING,
         "task_timeout": _TASK_TIMEOUT,
         "static_summary": f"{order_number} for {business_partner}",
         "search_attributes": TypedSearchAttributes(
-            [
-                SearchAttributePair(ORDER_NUMBER, order_number),
-                SearchAttributePair(BUSINESS_PARTNER, business_partner),
-            ]
+            [SearchAttributePair(key, value) for key, value in searched.items()]
         ),
     }
 
@@ -43,16 +41,18 @@ async def wake(
     task_queue: str,
     idle_seconds: float,
     step_seconds: float,
+    discreet: bool = False,
 ) -> None:
     """Let the order's run look up where the order stands, and do what it owes; a run is started if there is none.
 
     Raises ConnectionError if Temporal is away, or refuses us; RPCError if it refuses this order.
     """
+    start = OrderStart.reviving(order_id, idle_seconds=idle_seconds, step_seconds=step_seconds, discreet=discreet)
     try:
         await client.start_workflow(
             OrderWorkflow.run,
-            OrderStart.reviving(order_id, idle_seconds=idle_seconds, step_seconds=step_seconds),
-            **start_options(order_id, order_number, business_partner, task_queue),
+            start,
+            **start_options(start, order_number, business_partner, task_queue),
             start_signal="look_up",
             rpc_timeout=_RPC_TIMEOUT,
         )

@@ -7,6 +7,7 @@ from typing import Any
 
 from temporalio import activity
 from temporalio.client import Client
+from temporalio.common import VersioningBehavior
 from temporalio.worker import (
     ActivityInboundInterceptor,
     ExecuteActivityInput,
@@ -14,6 +15,8 @@ from temporalio.worker import (
     PollerBehaviorAutoscaling,
     UnsandboxedWorkflowRunner,
     Worker,
+    WorkerDeploymentConfig,
+    WorkerDeploymentVersion,
     WorkflowRunner,
 )
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
@@ -47,9 +50,10 @@ def order_worker(
     max_steps: int = 200,
     max_cached_workflows: int = 2000,
     shutdown_timeout: float = 10,
+    version: tuple[str, str] | None = None,
     sandboxed: bool = False,
 ) -> Worker:
-    """A worker for orders; shutdown_timeout in seconds."""
+    """A worker for orders; shutdown_timeout in seconds, version a deployment's name and a build id."""
     return Worker(
         client,
         task_queue=task_queue,
@@ -67,6 +71,15 @@ def order_worker(
         # How long an order waits for a worker that has died with its run in memory.
         sticky_queue_schedule_to_start_timeout=timedelta(seconds=3),
         graceful_shutdown_timeout=timedelta(seconds=shutdown_timeout),
+        deployment_config=WorkerDeploymentConfig(
+            WorkerDeploymentVersion(*version),
+            use_worker_versioning=True,
+            # A run ends on the code that it began on (docs/deploys.md). It is said here, because who isn't versioned
+            # must not say it.
+            default_versioning_behavior=VersioningBehavior.PINNED,
+        )
+        if version
+        else None,
     )
 
 

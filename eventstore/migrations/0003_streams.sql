@@ -39,6 +39,10 @@ declare
   unknown uuid;
   news uuid[];
 begin
+  if p_stream = '$all' then
+    raise exception '$all is the global sequence: choose a stream of its own'
+      using errcode = 'invalid_parameter_value';
+  end if;
   select stream_id, stream_version, deleted_at into target
   from public.streams where stream_uuid = p_stream
   for no key update;

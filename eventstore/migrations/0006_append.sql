@@ -41,6 +41,10 @@ declare
   fits boolean;
   r record;
 begin
+  if '$all' = any (p_streams) then
+    raise exception '$all is the global sequence: choose a stream of its own'
+      using errcode = 'invalid_parameter_value';
+  end if;
   for r in
     select wanted.i, held.stream_id, held.stream_version, held.deleted_at
     from unnest(p_streams) with ordinality as wanted (stream_uuid, i)

@@ -57,7 +57,7 @@ grant insert, update, delete on waybill.claims to waybill_writer, waybill_owner;
 grant insert on waybill.answers to waybill_writer, waybill_owner;
 grant insert, delete on waybill.blocked_products to waybill_writer, waybill_owner;
 -- Of a parked event it may say what is to become of it.
-grant update (state, retry_at) on waybill.parked to waybill_writer;
+grant update (state, retry_at, discarded_at) on waybill.parked to waybill_writer;
 revoke execute on all functions in schema waybill from public;
 grant execute on function
   waybill.append, waybill.fits, waybill.reserve, waybill.link, waybill.delete_stream

@@ -73,28 +73,28 @@ order by here.stream_version desc
 limit $3;
 
 -- name: read_all
--- Events of the global sequence after a position. $1 after, $2 limit.
+-- Events of the global sequence after a position. $1 after, $2 the last position, $3 limit.
 select event_id, here.stream_version as number, here.stream_version as position, original.stream_uuid,
   here.original_stream_version as version, event_type as type, data, metadata, causation_id, correlation_id,
   events.created_at
 from public.stream_events as here
 join public.events using (event_id)
 join public.streams as original on original.stream_id = here.original_stream_id
-where here.stream_id = 0 and here.stream_version > $1
+where here.stream_id = 0 and here.stream_version > $1 and here.stream_version <= $2
 order by here.stream_version
-limit $2;
+limit $3;
 
 -- name: read_all_of_types
--- Events of the global sequence after a position, of some types only. $1 after, $2 limit, $3 types.
+-- Events of the global sequence after a position, of some types only. $1 after, $2 the last position, $3 limit, $4 types.
 select event_id, here.stream_version as number, here.stream_version as position, original.stream_uuid,
   here.original_stream_version as version, event_type as type, data, metadata, causation_id, correlation_id,
   events.created_at
 from public.stream_events as here
 join public.events using (event_id)
 join public.streams as original on original.stream_id = here.original_stream_id
-where here.stream_id = 0 and here.stream_version > $1 and event_type = any ($3)
+where here.stream_id = 0 and here.stream_version > $1 and here.stream_version <= $2 and event_type = any ($4)
 order by here.stream_version
-limit $2;
+limit $3;
 
 -- name: stream
 -- Where a stream stands.
@@ -122,13 +122,17 @@ select outcome, version from waybill.purge_stream($1, $2);
 
 -- name: record_snapshot
 -- Keep a snapshot, unless a newer one is there. One that is ahead of its stream is of another stream of that name.
+-- Locked, for a stream that is just being removed would leave the snapshot behind.
+with stream as materialized (
+  select stream_uuid, stream_version from public.streams where stream_uuid = $1 for key share
+)
 insert into public.snapshots as held (source_uuid, source_version, source_type, data, metadata)
-values ($1, $2, $3, $4, $5)
+select stream_uuid, $2, $3, $4, $5 from stream
 on conflict (source_uuid) do update
 set source_version = excluded.source_version, source_type = excluded.source_type, data = excluded.data,
   metadata = excluded.metadata, created_at = now()
 where held.source_version < excluded.source_version
-  or held.source_version > (select stream_version from public.streams where stream_uuid = held.source_uuid);
+  or held.source_version > (select stream_version from stream);
 
 -- name: subscribe
 -- Enter a subscription, or find it. $1 stream, $2 name, $3 the number to start after, null for the stream's end.
@@ -181,14 +185,32 @@ join public.streams as original on original.stream_id = own.stream_id
 where event_id = any ($1) and own.stream_id = own.original_stream_id and global.stream_id = 0
 order by global.stream_version;
 
--- name: answer
--- The outcome that was kept for a command.
-select command_id, fingerprint, outcome from waybill.answers where command_id = $1;
+-- name: recall
+-- The outcome that was kept for the command $1, and the event $2: one row, with nulls for what there isn't.
+select answer.command_id, answer.fingerprint, answer.outcome, event.*
+from (select) as one
+left join waybill.answers as answer on answer.command_id = $1
+left join (
+  select event_id, own.stream_version as number, global.stream_version as position, original.stream_uuid,
+    own.stream_version as version, event_type as type, data, metadata, causation_id, correlation_id, events.created_at
+  from public.events
+  join public.stream_events as own using (event_id)
+  join public.stream_events as global using (event_id)
+  join public.streams as original on original.stream_id = own.stream_id
+  where own.stream_id = own.original_stream_id and global.stream_id = 0
+) as event on event.event_id = $2;
 
 -- name: remember
--- Keep the outcome of a command, the first one for good.
-insert into waybill.answers (command_id, fingerprint, outcome) values ($1, $2, $3)
-on conflict (command_id) do nothing;
+-- Keep the outcome of a command, the first one for good; gives the one that is kept.
+-- No row: another one came at the same time, ask again.
+with kept as (
+  insert into waybill.answers (command_id, fingerprint, outcome) values ($1, $2, $3)
+  on conflict (command_id) do nothing
+  returning command_id, fingerprint, outcome
+)
+select command_id, fingerprint, outcome from kept
+union all
+select command_id, fingerprint, outcome from waybill.answers where command_id = $1;
 
 -- name: blocked_products
 -- Products that must not be sold; with $1 only those among them.

@@ -11,6 +11,7 @@ create table if not exists waybill.parked (
   attempts int not null,
   retry_at timestamptz,
   parked_at timestamptz not null default now(),
+  discarded_at timestamptz,
   primary key (subscriber, position)
 );
 create index if not exists parked_stream on waybill.parked (subscriber, stream_id, position);

@@ -37,18 +37,20 @@ on conflict (projection_name) do update set last_seen_event_number = 0, inserted
 -- name: keep_discarded
 -- What was discarded for the live build of projection $2 is so for the build $1.
 insert into waybill.parked
-  (subscriber, position, stream_id, event_id, event_type, state, reason, attempts, retry_at, parked_at)
-select $1, position, stream_id, event_id, event_type, state, reason, attempts, retry_at, parked_at
+  (subscriber, position, stream_id, event_id, event_type, state, reason, attempts, retry_at, parked_at,
+   discarded_at)
+select $1, position, stream_id, event_id, event_type, state, reason, attempts, retry_at, parked_at, discarded_at
 from waybill.parked
 where state = 'discarded'
   and subscriber = (select projection_name from waybill.projections where projection = $2 and stage = 'live');
 
 -- name: carry_discarded
--- What was discarded for the build $2, while the build $1 was made, and can't be applied to that one either.
-update waybill.parked as mine set state = 'discarded'
-from waybill.parked as given_up
+-- What was discarded for the build $2 since the build $1 was begun, and can't be applied to that one either. What was
+-- discarded before has been kept, or was to be tried again.
+update waybill.parked as mine set state = 'discarded', discarded_at = given_up.discarded_at
+from waybill.parked as given_up, waybill.projections as build
 where mine.subscriber = $1 and given_up.subscriber = $2 and given_up.position = mine.position
-  and given_up.state = 'discarded';
+  and given_up.state = 'discarded' and build.projection_name = $1 and given_up.discarded_at >= build.started_at;
 
 -- name: patience
 -- Wait no longer than $1 for a lock, until the end of the transaction: whoever comes later waits as long.

@@ -79,7 +79,9 @@ with first as (
   order by subscriber, position
 )
 update waybill.parked as parked
-set state = case when parked.position = first.position then 'discarded' else 'retry' end, retry_at = null
+set state = case when parked.position = first.position then 'discarded' else 'retry' end,
+  discarded_at = case when parked.position = first.position then clock_timestamp() end,
+  retry_at = null
 from first
 where parked.subscriber = first.subscriber and stream_id = $2 and state <> 'discarded'
 returning parked.*;

@@ -3,6 +3,7 @@
 from domain.ids import shipment_id
 from domain.order import OrderCompleted, OrderDeleted
 from over_http import violations
+from projecting import added
 
 
 async def test_the_timeline_of_an_order_tells_what_led_to_what(story):
@@ -72,6 +73,22 @@ async def test_the_global_sequence_is_narrowed_to_types(story):
     found = [event for event in page.json()["items"] if event["stream_id"] == str(story.order_id)]
     assert [event["type"] for event in found] == ["Order.OrderCompleted", "Order.OrderDeleted"]
     assert (await story.waybill.get("/events?type=Order.OrderLost")).json() == {"items": [], "next": None}
+
+
+async def test_rare_events_are_looked_for_a_stretch_per_page(story, monkeypatch):
+    monkeypatch.setattr("api.events.SPAN", 3)
+    start = await story.store.stream_version("$all")
+    await story.given(story.created, *[added(story.order_id) for _ in range(8)], OrderCompleted(id=story.order_id))
+    asked = f"/events?type=Order.OrderCompleted&limit=5&after={start}"
+    first = await story.waybill.get(asked)
+    assert first.json() == {"items": [], "next": start + 3}
+    assert f"after={start + 3}" in first.headers["link"]
+    following, found = start, []
+    while following is not None:
+        page = (await story.waybill.get(f"/events?type=Order.OrderCompleted&limit=5&after={following}")).json()
+        found += [event["stream_id"] for event in page["items"]]
+        following = page["next"]
+    assert str(story.order_id) in found
 
 
 async def test_a_page_of_events_has_rules(waybill):

@@ -130,6 +130,17 @@ async def test_events_of_other_types_are_left_out_but_not_looked_at_again(gatewa
         await listener.until(f"id: {others.first_position + 2}")
 
 
+async def test_rare_events_of_the_past_are_looked_for_a_stretch_at_a_time(gateway, store, monkeypatch):
+    monkeypatch.setattr("api.live.SPAN", 2)
+    others = await store.append(happened(uuid4(), 7))
+    rare = await store.append(happened(uuid4(), 1, "Test.VeryRare"))
+    start = str(others.first_position)
+    async with Listener.at(gateway.port, "/events?type=Test.VeryRare", Last_Event_ID=start) as listener:
+        # Whoever is cut off on the way comes back with how far it was.
+        await listener.until(f"id: {others.first_position + 2}")
+        assert [number for number, _, _ in await listener.events(1)] == [rare.first_position]
+
+
 async def test_a_silent_stream_has_heartbeats(gateway, monkeypatch):
     monkeypatch.setattr("api.live.HEARTBEAT_SECONDS", 0.05)
     async with Listener.at(gateway.port, "/events") as listener:

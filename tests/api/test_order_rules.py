@@ -18,7 +18,16 @@ OBJECT = "must be a valid object"
 MISSING = "must be present"
 
 ITEM = {"product_id": "2f1c7a55-91a4-4b0c-8f0e-6b0f9f1f6a01", "quantity": 1, "uom": "KG"}
-ABSENT = object()
+
+
+class Absent:
+    """Not in the body at all."""
+
+    def __repr__(self) -> str:
+        return "absent"
+
+
+ABSENT = Absent()
 
 # Where, what is there, and what is said of it.
 RULES = [

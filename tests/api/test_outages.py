@@ -186,6 +186,7 @@ async def test_without_the_event_store_the_read_models_are_read_all_the_same(pri
         assert ready.status_code == 503
         assert ready.json()["checks"] | {"temporal": ""} == {
             "event_store": "unavailable",
+            "parked": "unavailable",
             "read_store": "ok",
             "temporal": "",
         }

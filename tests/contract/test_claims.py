@@ -207,6 +207,16 @@ async def test_a_lost_key_does_not_hurt_an_append_beside_it(store: EventStore) -
     assert len(await written(store)) == 1
 
 
+async def test_of_appends_at_once_the_second_finds_what_the_first_has_made_of_a_key(store: EventStore) -> None:
+    await confirmed(store, ANNS)
+    outcomes = await asyncio.gather(
+        append(store, APPLES, release=[ANNS]), append(store, PEARS, confirm=[ANNS]), return_exceptions=True
+    )
+    assert [type(outcome).__name__ for outcome in outcomes] == ["Appended", "ClaimLost"]
+    assert await store.claim_owner("order_number", "A-1") is None
+    assert len(await written(store)) == 2
+
+
 async def test_a_repeated_append_gets_its_first_answer_though_the_key_has_gone_since(
     store: EventStore,
 ) -> None:

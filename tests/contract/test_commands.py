@@ -33,6 +33,13 @@ async def test_a_command_is_recalled_by_the_answer_that_was_kept_instead(store: 
     assert await store.recall(uuid4(), answer.command_id) == Recollection(None, None)
 
 
+async def test_a_command_may_be_recalled_by_both(store: EventStore) -> None:
+    answer = await store.remember(Answer(uuid4(), "fingerprint", b"{}"))
+    await append(store, APPLES, made := event())
+    (read,) = await store.read_stream(APPLES)
+    assert await store.recall(answer.command_id, made.event_id) == Recollection(read, answer)
+
+
 async def test_the_first_answer_to_a_command_is_kept_for_ever(store: EventStore) -> None:
     command = uuid4()
     first = Answer(command, "one request", b'{"code": "order-already-completed"}')

@@ -137,6 +137,17 @@ async def test_the_global_sequence_is_read_for_some_types_only(store: EventStore
     assert numbers(await store.read_all(after=4, types=None)) == [5, 6]
 
 
+async def test_the_global_sequence_is_read_up_to_a_position(store: EventStore) -> None:
+    for happened in ("Picked", "Eaten", "Picked", "Sold", "Picked"):
+        await append(store, APPLES, event(happened))
+    assert numbers(await store.read_all(until=3)) == [1, 2, 3]
+    assert numbers(await store.read_all(after=1, until=3)) == [2, 3]
+    assert numbers(await store.read_all(after=3, until=3)) == []
+    assert numbers(await store.read_all(after=3, until=99)) == [4, 5]
+    assert numbers(await store.read_all(until=4, types=["Picked"])) == [1, 3]
+    assert numbers(await store.read_all(after=1, until=2, types=["Picked"])) == []
+
+
 # --- What a command needs
 
 

@@ -16,7 +16,7 @@ from domain.values import RecordedItem
 from eventstore.codec import encode, encode_snapshot
 from eventstore.repository import load
 from eventstore.store import EventStore, NewEvent, Snapshot
-from tests.contract.appends import APPLES, PEARS, append, event, events
+from tests.contract.appends import APPLES, PEARS, append, event, events, ids
 
 _orders = count(1)
 
@@ -170,3 +170,15 @@ async def test_a_snapshot_is_kept_byte_for_byte(store: EventStore) -> None:
     await append(store, APPLES)
     await store.record_snapshot(kept)
     assert (await store.load(APPLES, uuid4())).snapshot == kept
+
+
+# --- Of a stream that is removed
+
+
+async def test_a_snapshot_that_comes_after_its_stream_was_removed_is_not_kept(store: EventStore) -> None:
+    await append(store, APPLES, *events(5))
+    await store.delete_stream(APPLES, hard=True)
+    await store.record_snapshot(snapshot(3))
+    await append(store, APPLES, *(news := events(5)))
+    history = await store.load(APPLES, uuid4())
+    assert (history.snapshot, ids(history.events)) == (None, ids(news))

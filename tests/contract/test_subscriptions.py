@@ -232,6 +232,52 @@ async def test_a_subscription_to_a_deleted_stream_says_so(store: EventStore) -> 
             await taken(subscription, 1)
 
 
+async def test_a_subscription_that_waits_hears_that_its_stream_was_deleted(store: EventStore) -> None:
+    await append(store, APPLES)
+    async with store.subscribe("counter", stream_id=APPLES) as subscription:
+        await taken(subscription, 1)
+        waiting = asyncio.ensure_future(taken(subscription, 1))
+        await asyncio.sleep(0)
+        await store.delete_stream(APPLES)
+        with pytest.raises(StreamDeleted):
+            await waiting
+
+
+async def test_a_subscription_to_links_steps_over_events_that_were_removed_for_good(store: EventStore) -> None:
+    for stream in (PEARS, APPLES, PEARS, APPLES):
+        await append(store, stream)
+    await store.link("basket", ids(await store.read_all()))
+    async with store.subscribe("counter", stream_id="basket", batch=1) as subscription:
+        assert numbers(await taken(subscription, 1)) == [1]
+        await store.delete_stream(APPLES, hard=True)
+        assert numbers(await taken(subscription, 1)) == [3]
+        await append(store, PEARS, last := event())
+        await store.link("basket", [last.event_id])
+        assert ids(await taken(subscription, 1)) == ids([last])
+
+
+async def test_what_stays_is_seen_once_and_in_order_while_streams_are_removed_for_good(store: EventStore) -> None:
+    doomed = [f"stream-{number}" for number in range(8)]
+    for stream in doomed:
+        await append(store, stream, *events(3))
+        await append(store, PEARS, *events(2))
+
+    async def remove() -> None:
+        for stream in doomed:
+            await store.delete_stream(stream, hard=True)
+            await append(store, PEARS)
+
+    async with store.subscribe("counter", batch=4) as subscription:
+        removing = asyncio.ensure_future(remove())
+        seen: list[RecordedEvent] = []
+        while sum(each.stream_id == PEARS for each in seen) < 3 * len(doomed):
+            seen += await taken(subscription, 1)
+        await removing
+        assert await nothing_comes(subscription)
+    assert numbers(seen) == sorted(set(numbers(seen)))
+    assert [each.version for each in seen if each.stream_id == PEARS] == list(range(1, 3 * len(doomed) + 1))
+
+
 async def test_a_subscription_to_the_global_sequence_sees_events_of_deleted_streams(store: EventStore) -> None:
     await append(store, APPLES, *events(2))
     await store.delete_stream(APPLES)

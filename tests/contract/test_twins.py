@@ -70,8 +70,8 @@ class Asker:
 
     def read_all(self) -> Question:
         types = self.random.choice([None, [], ["Eaten"], ["Eaten", "Picked"]])
-        after, limit = self.random.randrange(12), self.random.randrange(12)
-        return lambda store: store.read_all(after=after, limit=limit, types=types)
+        after, until, limit = (self.random.randrange(12) for _ in range(3))
+        return lambda store: store.read_all(after=after, until=until, limit=limit, types=types)
 
     def link(self) -> Question:
         stream = self.random.choice([self.stream(), "basket", "basket", "$all"])

@@ -19,6 +19,7 @@ from eventstore.adopt import NotAdoptable, adopt
 from eventstore.adopted import AdoptedStore
 from eventstore.claims import ORDER_NUMBER, shipment_of
 from eventstore.migrate import NotMigratable
+from eventstore.store import StreamDeleted
 from eventstore.verify import verify
 from projecting import caught_up, projecting, rows
 from support import eventually
@@ -229,6 +230,29 @@ async def test_streams_named_in_another_form_are_found_by_their_id(restore):
             (created,) = await store.read_stream(str(order_id))
             assert (created.stream_id, created.type) == (name, "Order.OrderCreated")
             assert (await store.load(str(order_id), uuid4())).version == 1
+            info = await store.stream_info(str(order_id))
+            assert info
+            assert (info.stream_id, info.version, await store.stream_version(str(order_id))) == (name, 1, 1)
+
+
+async def test_streams_named_in_another_form_are_linked_into_followed_and_deleted_by_their_id(restore):
+    url = await restore("dirty")
+    await adopt(url, quiet)
+    async with AdoptedStore.open(url, 2) as store:
+        before = await store.list_streams(limit=10_000)
+        order_id = str(IN_CAPITALS)
+        event = (await store.read_all(limit=1))[0]
+        assert (await store.link(order_id, [event.event_id])).first_number == 2
+        async with store.subscribe("counter", stream_id=order_id) as subscription:
+            assert [each.number for each in await anext(subscription)] == [1, 2]
+        await store.delete_stream(order_id)
+        with pytest.raises(StreamDeleted):
+            await store.read_stream(order_id)
+        await store.delete_stream(order_id, hard=True)
+        left = await store.list_streams(limit=10_000)
+        assert {each.stream_id for each in before} - {each.stream_id for each in left} == {
+            "D631F95E-467B-4347-BA46-BA96B2E6A960"
+        }
 
 
 async def test_everything_that_can_be_shown_is_shown(restore, read_store_url):

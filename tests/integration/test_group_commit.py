@@ -180,6 +180,27 @@ async def test_who_gives_up_after_the_append_was_sent_leaves_it_whole(store: Pos
     assert (await append(store, APPLES, *three)).repeated
 
 
+async def test_those_who_give_up_leave_their_places_to_others(store: PostgresStore, other: Connection) -> None:
+    class Small(Appender):
+        MAX_WAITING = 3
+
+    store.appender = Small(store.appender._line, SQL["append"])
+    async with held_up(other):
+        sent = begun(store, APPLES)
+        await waiting_backend(other)
+        for _ in range(20):
+            gave_up = begun(store, PEARS)
+            await asyncio.sleep(0)
+            gave_up.cancel()
+            await asyncio.wait([gave_up])
+        assert len(store.appender._queue) == 0
+        next_in_line = [begun(store, "plums") for _ in range(3)]
+        await asyncio.sleep(0)
+        assert len(store.appender._queue) == 2
+    assert {type(outcome) for outcome in await settled(sent, *next_in_line)} == {Appended}
+    assert await store.stream_info(PEARS) is None
+
+
 async def test_what_is_queued_is_written_before_the_store_closes(event_store_url: str, other: Connection) -> None:
     async with PostgresStore.open(event_store_url) as store, held_up(other):
         tasks = [begun(store, APPLES) for _ in range(5)]
@@ -238,6 +259,9 @@ async def test_sessions_that_are_killed_again_and_again_cost_no_append_and_doubl
             answer = await append(store, stream, *new, expected=2 * len(acknowledged[stream]))
             acknowledged[stream].append((answer.first_version, ids(new)))
 
+    def count() -> int:
+        return sum(map(len, acknowledged.values()))
+
     writing = asyncio.gather(*(write(stream) for stream in streams))
     kills = 0
     while not writing.done():
@@ -245,7 +269,9 @@ async def test_sessions_that_are_killed_again_and_again_cost_no_append_and_doubl
             "select count(pg_terminate_backend(pid)) from pg_stat_activity"
             " where datname = current_database() and pid <> pg_backend_pid() and query like '%waybill.append%'"
         )
-        await asyncio.wait([writing], timeout=0.05)
+        # However slow the machine is: whoever is never let through is right to give up.
+        before = count()
+        await eventually(lambda before=before: writing.done() or count() > before, within=PATIENCE)
     await writing
     assert kills
     # With new sessions: the last one that was killed may still be in the pool.
@@ -270,6 +296,71 @@ async def test_an_append_is_refused_while_the_database_is_away_and_goes_through_
         await private_postgres.start()
         assert (await append(store, APPLES, *two)).first_version == 2
         assert await store.stream_info(PEARS) is None
+
+
+async def test_an_append_that_gets_no_answer_at_all_fails_in_time_and_can_be_repeated(
+    store: PostgresStore, other: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(appender, "_PATIENCE", 1)
+    two = events(2)
+    async with held_up(other):
+        assert [type(outcome) for outcome in await settled(begun(store, APPLES, *two))] == [TimeoutError]
+    monkeypatch.undo()
+    assert (await append(store, APPLES, *two, expected="no_stream")).first_version == 1
+
+
+async def test_appends_leave_a_server_that_takes_none_any_more(store: PostgresStore, event_store_url: str) -> None:
+    await append(store, APPLES)
+    # As far as its sessions can tell, it has become a standby.
+    await store.appender._line.fetch("set default_transaction_read_only = on")
+    assert (await append(store, APPLES)).first_version == 2
+
+
+async def test_a_pool_leaves_a_server_that_takes_no_writes_any_more(event_store_url: str) -> None:
+    async with PostgresStore.open(event_store_url, 1) as store:
+        await store.pool.execute("set default_transaction_read_only = on")
+        claim = Claim("order_number", "A-1", uuid4())
+        with pytest.raises(UNAVAILABLE):
+            await store.reserve(claim, uuid4(), lease_seconds=60)
+        assert await store.reserve(claim, uuid4(), lease_seconds=60) == "reserved"
+
+
+# --- Another program takes rows in another order
+
+
+async def test_after_a_deadlock_appends_give_way_before_there_is_another_one(
+    store: PostgresStore, other: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await append(store, APPLES)
+
+    async def both_want_what_the_other_has() -> bool:
+        """Whether the other program was spared."""
+        spared, ours = True, None
+        try:
+            async with held_up(other):
+                ours = begun(store, APPLES)
+                await waiting_backend(other)
+                await other.execute("update public.streams set stream_version = stream_version")
+        except asyncpg.DeadlockDetectedError:
+            spared = False
+        assert ours
+        await ours
+        return spared
+
+    deadlocks = 0
+    while not deadlocks:
+        with capture_logs() as said:
+            await both_want_what_the_other_has()
+        deadlocks = sum(line["reason"] == "DeadlockDetectedError" for line in said)
+    with capture_logs() as said:
+        assert await both_want_what_the_other_has()
+    assert {line["reason"] for line in said} == {"LockNotAvailableError"}
+    # When the other program is gone, waiting is right again.
+    monkeypatch.setattr(store.appender, "_hasty_until", 0.1)
+    await append(store, APPLES)
+    assert await store.appender._line.fetch("show lock_timeout") == [("0",)]
+    versions = numbers(await store.read_stream(APPLES))
+    assert versions == list(range(1, len(versions) + 1))
 
 
 # --- How much waits, and how long

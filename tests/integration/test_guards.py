@@ -9,8 +9,13 @@ from typing import Any, TypeAlias
 import asyncpg
 import pytest
 
+from eventstore.appender import _arguments
+from eventstore.pool import open_connection
 from eventstore.postgres import PostgresStore
-from tests.contract.appends import APPLES, PEARS, append, events, written
+from eventstore.reader import SQL
+from eventstore.store import Append, Snapshot
+from tests.contract.appends import APPLES, PEARS, append, event, events, ids, written
+from tests.support import eventually
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
@@ -116,6 +121,17 @@ async def test_the_global_sequence_is_not_deleted_by_hand(
     assert await store.stream_version("$all") == head
 
 
+async def test_nothing_is_put_into_the_global_sequence_by_hand(store: PostgresStore, connection: Connection) -> None:
+    before = await store.read_all()
+    by_hand = [event(), event()]
+    columns = _arguments([Append(PEARS, "any", by_hand[:1]), Append("$all", "any", by_hand[1:])])
+    with pytest.raises(asyncpg.InvalidParameterValueError, match="global sequence"):
+        await connection.fetch(SQL["append"], *columns)
+    with pytest.raises(asyncpg.InvalidParameterValueError, match="global sequence"):
+        await connection.fetch(SQL["link"], "$all", -1, ids(before))
+    assert await store.read_all() == before
+
+
 # --- A hard delete opens the guard for itself only
 
 
@@ -158,6 +174,19 @@ async def test_a_hard_delete_notes_the_gaps_that_it_leaves(store: PostgresStore,
         "select stream_uuid, versions::text from waybill.gaps join public.streams using (stream_id) order by stream_id"
     )
     assert [tuple(row) for row in rows] == [("$all", "{[1,3),[4,5)}"), ("basket", "{[1,3),[4,5)}")]
+
+
+async def test_a_snapshot_that_comes_while_its_stream_is_removed_is_not_kept(
+    store: PostgresStore, event_store_url: str
+) -> None:
+    async with open_connection(event_store_url) as removing:
+        async with removing.transaction():
+            await removing.execute("select waybill.purge_stream($1, -1)", APPLES)
+            keeping = asyncio.ensure_future(store.record_snapshot(Snapshot(APPLES, 2, "Fruit", b"{}", b"{}")))
+            waits = "select exists (select from pg_locks where not granted)"
+            await eventually(lambda: removing.fetchval(waits))
+        await keeping
+        assert await removing.fetchval("select count(*) from public.snapshots") == 0
 
 
 # --- Functions

@@ -83,6 +83,7 @@ STATEMENTS: dict[str, set[str]] = {
     "create table public.notes ()": set(),
     "insert into waybill.parked values ('me', 1, 'a', gen_random_uuid(), 'Fruit.Picked', 'failed', '', 1)": PROJECTORS,
     "update waybill.parked set state = 'retry', retry_at = null": WRITERS | PROJECTORS,
+    "update waybill.parked set state = 'discarded', retry_at = null, discarded_at = now()": WRITERS | PROJECTORS,
     "update waybill.parked set reason = 'x'": PROJECTORS,
     "delete from waybill.parked": PROJECTORS,
     "truncate waybill.parked": set(),

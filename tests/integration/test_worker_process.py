@@ -6,24 +6,10 @@ import signal
 import sys
 
 import httpx2
-from temporalio.api.operatorservice.v1 import ListSearchAttributesRequest
 from temporalio.client import Client
-from temporalio.testing import WorkflowEnvironment
 
-from dev import temporal as temporal_server
 from dev.ports import settle
 from tests.support import eventually
-from workflows.search_attributes import register_search_attributes
-
-
-async def test_a_worker_registers_the_search_attributes_that_its_server_lacks():
-    plain = await WorkflowEnvironment.start_local(dev_server_existing_path=temporal_server.binary())
-    async with plain:
-        await asyncio.gather(*(register_search_attributes(plain.client) for _ in range(2)))
-        known = await plain.client.operator_service.list_search_attributes(
-            ListSearchAttributesRequest(namespace=plain.client.namespace)
-        )
-        assert set(temporal_server.SEARCH_ATTRIBUTES) <= set(known.custom_attributes)
 
 
 async def test_a_worker_answers_on_its_metrics_port_and_stops_at_sigterm(

@@ -124,3 +124,17 @@ def test_an_origin_is_a_scheme_and_a_host(monkeypatch: pytest.MonkeyPatch, given
     monkeypatch.setenv("WAYBILL_CORS_ORIGINS", given)
     with pytest.raises(SettingsError, match=r"WAYBILL_CORS_ORIGINS: .* must be origins such as"):
         settings.load()
+
+
+def test_a_versioned_worker_has_a_deployment_name_and_a_build_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert settings.load().worker_version is None
+    monkeypatch.setenv("WAYBILL_DEPLOYMENT_NAME", "waybill")
+    monkeypatch.setenv("WAYBILL_BUILD_ID", "2026-11-25.1")
+    assert settings.load().worker_version == ("waybill", "2026-11-25.1")
+
+
+@pytest.mark.parametrize("name", ["WAYBILL_DEPLOYMENT_NAME", "WAYBILL_BUILD_ID"])
+def test_a_version_that_is_told_by_half_is_an_error(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "waybill")
+    with pytest.raises(SettingsError, match="WAYBILL_DEPLOYMENT_NAME and WAYBILL_BUILD_ID have to be set together"):
+        settings.load()
