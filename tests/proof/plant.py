@@ -22,7 +22,7 @@ SETTINGS: Mapping[str, str] = {
     "WAYBILL_REQUEST_TIMEOUT": "15",
     "WAYBILL_LOG_LEVEL": "warning",
 }
-PATIENCE = 120.0
+PATIENCE = 300.0
 """Seconds until everything has to be there again when nothing is maltreated any more, on a busy machine."""
 # Until something is done whose answer can be spoilt. On a day like this, that may take a while.
 _UNTIL_DONE = 20.0
