@@ -7,7 +7,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; 
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 ARGS ?=
 
-.PHONY: help install dev demo test fuzz check format bench lock histories clean
+.PHONY: help install dev demo test fuzz chaos check format bench lock histories clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -35,6 +35,9 @@ test: install ## the whole suite, against real servers, in two processes (ARGS="
 
 fuzz: install ## schemathesis against a whole stack (ARGS="--seconds 600")
 	@exec env PYTHONPATH=.:tests $(BIN)/python -m fuzz.run $(ARGS)
+
+chaos: install ## load while everything is killed, paused and cut off; then a look at what is left (ARGS="--minutes 10 --seed 7")
+	@exec env PYTHONPATH=.:tests $(BIN)/python -m proof.run $(ARGS)
 
 check: install ## format, lint, types, import directions
 	@$(BIN)/ruff format --check .

@@ -45,14 +45,14 @@ async def run(options: Options, settings: Settings) -> None:
     started = time.monotonic()
     stop = _stop_signal()
     with data_directory.claimed(options.data_dir, fresh=options.fresh) as directory:
-        stack = await asyncio.to_thread(_plan, options, settings.task_queue, directory)
+        stack = await asyncio.to_thread(plan, options, settings.task_queue, directory)
         try:
             await _run(stack, directory, stop, started)
         finally:
             stack.postgres.tidy()
 
 
-async def _run(stack: "_Stack", directory: Path, stop: asyncio.Event, started: float) -> None:
+async def _run(stack: "Stack", directory: Path, stop: asyncio.Event, started: float) -> None:
     def restarted() -> None:
         if Record.read(directory) is not None:
             stack.record(supervisor).write(directory)
@@ -76,7 +76,7 @@ async def _run(stack: "_Stack", directory: Path, stop: asyncio.Event, started: f
 
 
 @dataclass(frozen=True)
-class _Stack:
+class Stack:
     """The children, and what each needs to know of the others."""
 
     postgres: postgres.Server
@@ -87,12 +87,12 @@ class _Stack:
 
     async def boot(self, supervisor: Supervisor) -> None:
         """Start all. The order of the lines is the order of starting, and backwards that of stopping."""
-        await _together(self._start_databases(supervisor), supervisor.start(self.temporal.command()))
-        await _together(*(supervisor.start(self._worker(name)) for name in self.workers), supervisor.start(self._api()))
+        await _together(self.start_databases(supervisor), supervisor.start(self.temporal.command()))
+        await _together(*(supervisor.start(self.worker(name)) for name in self.workers), supervisor.start(self.api()))
 
     def record(self, supervisor: Supervisor) -> Record:
         return Record(
-            api_url=self._api_url,
+            api_url=self.api_url,
             temporal_address=self.temporal.address,
             temporal_ui_url=self.temporal.ui_url,
             namespace=temporal.NAMESPACE,
@@ -107,7 +107,7 @@ class _Stack:
             ),
         )
 
-    async def _start_databases(self, supervisor: Supervisor) -> None:
+    async def start_databases(self, supervisor: Supervisor) -> None:
         await supervisor.start(self.postgres.command())
         await self.postgres.create_databases([_EVENT_STORE, _READ_STORE])
         await _together(
@@ -115,7 +115,7 @@ class _Stack:
             projections.migrate.migrate(self.postgres.url(_READ_STORE, postgres.ROLE)),
         )
 
-    def _worker(self, name: str) -> Command:
+    def worker(self, name: str) -> Command:
         return Command(
             name=name,
             argv=[sys.executable, "-P", "-m", "worker"],
@@ -123,7 +123,7 @@ class _Stack:
             environment=self._environment(),
         )
 
-    def _api(self) -> Command:
+    def api(self) -> Command:
         return Command(
             name="api",
             argv=[sys.executable, "-P", "-m", "api"],
@@ -134,13 +134,13 @@ class _Stack:
     async def _api_ready(self, _pid: int) -> bool:
         async with httpx2.AsyncClient(timeout=2, trust_env=False) as client:
             try:
-                answer = await client.get(f"{self._api_url}/readyz")
+                answer = await client.get(f"{self.api_url}/readyz")
             except httpx2.TransportError:
                 return False
         return answer.is_success
 
     @property
-    def _api_url(self) -> str:
+    def api_url(self) -> str:
         return f"http://127.0.0.1:{self.api_port}"
 
     def _environment(self) -> dict[str, str]:
@@ -155,7 +155,7 @@ class _Stack:
             "WAYBILL_TASK_QUEUE": self.task_queue,
             "WAYBILL_API_HOST": "127.0.0.1",
             "WAYBILL_API_PORT": str(self.api_port),
-            "WAYBILL_API_URL": self._api_url,
+            "WAYBILL_API_URL": self.api_url,
             "WAYBILL_TEMPORAL_UI_URL": self.temporal.ui_url,
             "TEMPORAL_ADDRESS": self.temporal.address,
             "TEMPORAL_NAMESPACE": temporal.NAMESPACE,
@@ -163,7 +163,7 @@ class _Stack:
         }
 
 
-def _plan(options: Options, task_queue: str, directory: Path) -> _Stack:
+def plan(options: Options, task_queue: str, directory: Path) -> Stack:
     """Everything that may be found wrong before the first child starts."""
     api_port, temporal_port, ui_port = ports.settle(
         {
@@ -178,7 +178,7 @@ def _plan(options: Options, task_queue: str, directory: Path) -> _Stack:
     postgres_server = postgres.prepare(where)
     if postgres_server.data != where:
         console.say("waybill", f"PostgreSQL's user can't enter {directory}: its data is in {postgres_server.data}")
-    return _Stack(
+    return Stack(
         postgres=postgres_server,
         temporal=temporal_server,
         api_port=api_port,
