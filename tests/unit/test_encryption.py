@@ -98,6 +98,7 @@ def test_keys_are_read_as_they_are_printed():
         (f"{OLD.entry()},2026:tooshort", "entry 2 isn't ID:KEY"),
         (f"{OLD.entry()},{OLD.entry()}", "two keys have the same id"),
     ],
+    ids=["no key", "too short", "twice"],
 )
 def test_what_is_no_key_is_refused_without_being_told(entries: str, why: str):
     with pytest.raises(ValueError, match=why) as refused:
