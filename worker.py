@@ -51,13 +51,14 @@ async def run(settings: Settings) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, _told_to_stop, stop, number)
+        loop.add_signal_handler(number, _told_to_stop, settings, stop, number)
     async with running(settings) as broken:
         log.info("worker.ready", pid=os.getpid(), task_queue=settings.task_queue, version=settings.worker_version)
         tell_ready()
         await _first_of(stop, broken)
         log.info("worker.stopping", within=settings.worker_shutdown_timeout)
-        loop.call_later(settings.worker_shutdown_timeout + FAREWELL, _overdue)
+        if broken.is_set():
+            _stop_within(settings)
     log.info("worker.stopped")
     if broken.is_set():
         sys.exit(1)
@@ -70,12 +71,18 @@ async def _first_of(*events: asyncio.Event) -> None:
         task.cancel()
 
 
-def _told_to_stop(stop: asyncio.Event, number: signal.Signals) -> None:
+def _told_to_stop(settings: Settings, stop: asyncio.Event, number: signal.Signals) -> None:
     if stop.is_set():
         # Not by the signal's own effect: the first process of a container has none.
         log.warning("worker.cut_short", signal=number.name)
         os._exit(128 + number)
     stop.set()
+    # It may still be starting, and wait for a server that says nothing.
+    _stop_within(settings)
+
+
+def _stop_within(settings: Settings) -> None:
+    asyncio.get_running_loop().call_later(settings.worker_shutdown_timeout + FAREWELL, _overdue)
 
 
 def _overdue() -> None:

@@ -13,7 +13,7 @@ from api.consistency import NAMES
 from api.gateway import Resources
 from api.openapi import problems
 from api.schemas import Alive, Check, Listing, Projection, Readiness
-from eventstore.store import ALL_STREAM
+from eventstore.postgres import PostgresStore
 from projections import parking
 from projections.parking import Place
 from projections.status import status
@@ -43,7 +43,7 @@ async def readyz(request: Request, gateway: Resources, response: Response) -> Re
     Who has none of the keys that there are isn't told what it is.
     """
     event_store, positions, temporal, failed = await asyncio.gather(
-        _answer("event_store", gateway.store.stream_version(ALL_STREAM)),
+        _answer("event_store", _writable(gateway.store)),
         _answer("read_store", gateway.read_store.positions()),
         _answer("temporal", gateway.temporal.service_client.check_health(timeout=timedelta(seconds=_CHECK_SECONDS))),
         _answer("parked", _failed(gateway.parking)),
@@ -82,6 +82,12 @@ async def _answer(name: str, question: Awaitable[T]) -> T | None:
     except Exception as error:  # noqa: BLE001 - whatever it is, it isn't there
         log.warning("not_ready", check=name, reason=f"{type(error).__name__}: {error}")
         return None
+
+
+async def _writable(store: PostgresStore) -> bool:
+    if not await store.is_writable():
+        raise ConnectionError("a standby: it takes no writes")
+    return True
 
 
 async def _failed(places: Sequence[Place]) -> list[str]:

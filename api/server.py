@@ -30,6 +30,8 @@ class _Refused(Exception):
 
 _LINGERING_BYTES = 16 * 1024 * 1024
 _LINGERING_SECONDS = 2
+# Long enough for the loop to look at its sockets before.
+_A_POLL = 0.001
 
 
 def strict_protocol(settings: Settings) -> type[HttpToolsProtocol]:
@@ -167,7 +169,7 @@ class StrictProtocol(HttpToolsProtocol):
 
     def _late(self) -> None:
         # If it was this process that stood still, what has come meanwhile is read first.
-        self._deadline = self.loop.call_later(0, self._give_up)
+        self._deadline = self.loop.call_later(_A_POLL, self._give_up)
 
     def _give_up(self) -> None:
         self._deadline = None

@@ -93,6 +93,10 @@ class PostgresStore(Reader):
         if row["outcome"] != "deleted":
             raise refusal(row["outcome"], stream_id, expected, row["version"])
 
+    async def is_writable(self) -> bool:
+        """Whether events can be appended: not to a standby, which answers everything else."""
+        return await self._pool.fetchval(SQL["writable"])
+
     async def _one_row(self, statement: str, *arguments: object) -> asyncpg.Record:
         """What a function says that another transaction may come in between of."""
         call = partial(self._pool.fetchrow, SQL[statement], *arguments, timeout=_PATIENCE)

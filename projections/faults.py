@@ -1,5 +1,7 @@
 """Whose fault an error is: an event's, which is parked for it, or the databases', which are waited for."""
 
+import asyncio
+
 import asyncpg
 
 from eventstore.appender import UNAVAILABLE
@@ -26,3 +28,10 @@ def is_fault(error: Exception) -> bool:
 def describe(error: Exception) -> str:
     """In one line, without the details that quote rows."""
     return f"{type(error).__name__}: {error}".splitlines()[0]
+
+
+def raise_if_cancelled(error: Exception) -> None:
+    """Raises CancelledError if this task is to end: what fails meanwhile, a ROLLBACK say, hides that."""
+    task = asyncio.current_task()
+    if task and task.cancelling():
+        raise asyncio.CancelledError from error

@@ -38,6 +38,7 @@ HELD_UP = Gauge(
 )
 
 _SQL = load_statements("projections", "runner.sql")
+_UNKNOWN = "nobody here knows its type"
 
 
 class HeldUp:
@@ -62,7 +63,8 @@ class HeldUp:
         """How many events were given up when the table was last looked through; None: look through it."""
 
     async def learn(self) -> None:
-        """What the table says."""
+        """What the table says. What was parked by code that didn't know its type may be known to this one."""
+        await self._connection.execute(_SQL["known_now"], self._build, _UNKNOWN, list(known_types()))
         discarded = await self._connection.fetch(_SQL["discarded"], self._build)
         self._discarded = {row["position"] for row in discarded}
         await self.learn_streams()
@@ -117,7 +119,7 @@ class HeldUp:
         """What it means. Raises UndecodableEvent, also where nobody knows the type: it may mean anything."""
         happened = self._projection.understand(event)
         if not happened and event.type not in known_types():
-            raise UndecodableEvent(event, "nobody here knows its type")
+            raise UndecodableEvent(event, _UNKNOWN)
         return happened
 
     def _ahead_of(self, happened: Sequence[Happened], held: Mapping[str, str]) -> str | None:

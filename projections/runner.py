@@ -22,7 +22,7 @@ from eventstore.statements import load_statements
 from eventstore.store import ALL_STREAM, EventStore, RecordedEvent
 from projections import builds
 from projections.builds import Build
-from projections.faults import describe, is_outage
+from projections.faults import describe, is_outage, raise_if_cancelled
 from projections.following import Following, Manner
 from projections.owned import LeaseLost
 from projections.projection import Projection
@@ -107,6 +107,7 @@ async def _build(projections: Sequence[Projection], manner: Manner, owner: str) 
                         failures = 0
                         await asyncio.sleep(manner.look)
             except Exception as error:  # noqa: BLE001 - whatever happens to it, it is tried again
+                raise_if_cancelled(error)
                 failures += 1
                 if failures == 1 or not is_outage(error):
                     log.warning("builds.unattended", reason=describe(error))
@@ -168,6 +169,7 @@ class Runner:
             async with _connected(self._manner) as connection:
                 await work(connection)
         except Exception as error:  # noqa: BLE001 - a projection outlives whatever happens to it
+            raise_if_cancelled(error)
             self._failed(error)
 
     async def _acquired(self, connection: "Connection", build: Build) -> bool:

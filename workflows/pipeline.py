@@ -52,7 +52,14 @@ async def handle(request: CommandRequest, step_seconds: float) -> Handled:
     if validated.receipt:
         return Handled(validated.receipt, done_before=True)
     if validated.done_before:
-        return Handled(await _step(ExecuteAndAppend.run, _execution(request), step_seconds), done_before=True)
+        try:
+            return Handled(await _step(ExecuteAndAppend.run, _execution(request), step_seconds), done_before=True)
+        except ApplicationError:
+            # Its events may just have been purged: then its answer was kept.
+            validated = await _step(ValidateCommand.run, request, step_seconds)
+            if not validated.receipt:
+                raise
+            return Handled(validated.receipt, done_before=True)
     return Handled(await _decide(request, step_seconds), done_before=False)
 
 

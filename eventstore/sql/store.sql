@@ -98,7 +98,7 @@ from public.stream_events as here
 join public.events using (event_id)
 join public.streams as original on original.stream_id = here.original_stream_id
 where here.stream_id = 0 and here.stream_version > $1 and here.stream_version <= $2
-  and (event_type = any ($4) or event_type <> all ($5) and (
+  and (event_type = any ($4) or cardinality($6::text[]) > 0 and event_type <> all ($5) and (
     select split_part(first.event_type, '.', 1) = any ($6)
     from public.stream_events as own
     join public.events as first using (event_id)
@@ -120,6 +120,10 @@ from public.streams
 where stream_id > greatest($1::bigint, 0)
 order by stream_id
 limit $2;
+
+-- name: writable
+-- Whether this is no standby.
+select current_setting('transaction_read_only') = 'off';
 
 -- name: link
 -- Link events into a stream (see the function's comment). $1 stream, $2 expected version, $3 event ids.

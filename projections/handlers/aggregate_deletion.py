@@ -32,6 +32,8 @@ _DELETED = TYPE_OF_EVENT[OrderDeleted]
 _COMPLETED = TYPE_OF_EVENT[OrderCompleted]
 # As a rule everybody has seen it by then.
 _RIPE_AFTER = 10.0
+# While a batch is purged, no build of a read model can begin.
+_BATCH = 50
 
 
 class Purge:
@@ -44,16 +46,18 @@ class Purge:
 
     async def handle(self, events: Sequence[RecordedEvent]) -> NotDoneYet:
         streams = [event.stream_id for event in events]
-        rows = await self._store.pool.fetch(_SQL["unseen"], streams, NAME)
-        positions = [event.position for event in events]
-        rows += await self._views.fetch(_SQL["unprojected"], streams, positions)
-        behind = {row["stream_uuid"]: row["who"] for row in rows}
         not_done: dict[int, NotDone] = {}
-        for event in events:
-            if who := behind.get(event.stream_id):
-                not_done[event.position] = NotDone(f"{who} has not seen all of it yet")
-            elif reason := await self._purge(event):
-                not_done[event.position] = reason
+        async with self._views.acquire() as views, views.transaction():
+            # A build that begins in between would see the orders come and not go.
+            await views.execute(_SQL["no_build_begins"])
+            rows = await self._store.pool.fetch(_SQL["unseen"], streams, NAME)
+            rows += await views.fetch(_SQL["unprojected"], streams, [event.position for event in events])
+            behind = {row["stream_uuid"]: row["who"] for row in rows}
+            for event in events:
+                if who := behind.get(event.stream_id):
+                    not_done[event.position] = NotDone(f"{who} has not seen all of it yet")
+                elif reason := await self._purge(event):
+                    not_done[event.position] = reason
         return not_done
 
     async def _purge(self, deleted: RecordedEvent) -> NotDone | None:
@@ -81,7 +85,11 @@ class Purge:
 
 def aggregate_deletion(store: PostgresStore, views: "Pool", *, ripe_after: float = _RIPE_AFTER) -> Handler:
     return Handler(
-        NAME, wants=lambda event: event.type == _DELETED, handle=Purge(store, views).handle, ripe_after=ripe_after
+        NAME,
+        wants=lambda event: event.type == _DELETED,
+        handle=Purge(store, views).handle,
+        ripe_after=ripe_after,
+        batch=_BATCH,
     )
 
 

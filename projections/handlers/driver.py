@@ -18,7 +18,7 @@ from eventstore.listener import pause_after
 from eventstore.postgres import PostgresStore
 from eventstore.store import RecordedEvent, Subscription, SubscriptionLost
 from projections import parking
-from projections.faults import describe, is_fault, is_outage
+from projections.faults import describe, is_fault, is_outage, raise_if_cancelled
 from projections.handlers.handler import Handler
 from projections.parking import Parking
 
@@ -67,6 +67,7 @@ class Driver:
                 async with self._store.subscribe(self._name, batch=self._handler.batch) as subscription:
                     await self._own(subscription)
             except Exception as error:  # noqa: BLE001 - a handler outlives whatever happens to it
+                raise_if_cancelled(error)
                 self._failed(error)
             await asyncio.sleep(pause_after(self._failures))
 

@@ -22,6 +22,10 @@ union all
 select stream_id, subscriber from waybill.parked
 where stream_id = any ($1) and subscriber <> $2 and state <> 'discarded';
 
+-- name: no_build_begins
+-- Until the end of the transaction: who begins one takes this lock alone (builds.sql).
+select pg_advisory_xact_lock_shared(hashtextextended('waybill.builds', 0));
+
 -- name: unprojected
 -- Which projection has yet to see the positions $2 of the streams $1, or has parked one of their events.
 select stream_uuid, format('the projection %s', projection_name) as who

@@ -26,7 +26,9 @@ join pg_locks on locktype = 'transactionid' and transactionid = projections.xmax
 join pg_stat_activity as session using (pid)
 where projection_name = $1 and lease_until <= clock_timestamp() - $2::interval and pid <> pg_backend_pid()
   and application_name = 'waybill' and state <> 'idle'
-  and (wait_event_type = 'Client' or query_start <= clock_timestamp() - $3::interval);
+  -- Between two statements every session waits for its client, for a moment.
+  and (wait_event_type = 'Client' and state_change <= clock_timestamp() - $2::interval
+    or query_start <= clock_timestamp() - $3::interval);
 
 -- name: look_in
 -- From here on, names without a schema are looked up in schema $1.
@@ -83,6 +85,11 @@ select position from waybill.parked where subscriber = $1 and state = 'discarded
 select count(*) filter (where state = 'retry') as to_retry, count(*) filter (where state = 'discarded') as discarded
 from waybill.parked
 where subscriber = $1 and state in ('retry', 'discarded');
+
+-- name: known_now
+-- Let events be looked at that were parked because their type wasn't known. $1 build, $2 that reason, $3 types known now.
+update waybill.parked set state = 'retry', retry_at = null
+where subscriber = $1 and state = 'failed' and reason = $2 and event_type = any ($3);
 
 -- name: unblock
 -- Let parked events be looked at that nothing holds up any more. $1 build.

@@ -14,7 +14,7 @@ STATEMENTS = {
     "read_forward": "'stream-1', 0, 1000",
     "read_backward": "'stream-1', 0, 1000",
     "read_all": "0, 9000, 1000",
-    "read_all_of_types": "0, 9000, 1000, array['Fruit.Rare']",
+    "read_all_of_types": "0, 9000, 1000, array['Fruit.Rare'], array[]::text[], array[]::text[]",
     "kept_products": "'stream-1'",
     "recall": "gen_random_uuid(), gen_random_uuid()",
     "record_snapshot": "'stream-1', 1, 'Fruit', '{}', '{}'",
