@@ -58,10 +58,10 @@ class Stack:
         file = ("--file", "docker-compose.dev.yml", "--project-name", self.project)
         return await docker("compose", *file, *arguments, **self.environment)
 
-    async def up(self) -> None:
-        """Everything that isn't there is started; returns when all are healthy."""
+    async def up(self, *which: str) -> None:
+        """Everything that isn't there, or what is named, is started; returns when it is healthy."""
         waiting = ("--wait", "--wait-timeout", str(int(PATIENCE)))
-        await self.compose("up", "--detach", "--no-build", *waiting, "--scale", "worker=2")
+        await self.compose("up", "--detach", "--no-build", *waiting, "--scale", "worker=2", *which)
 
     def container(self, service: str) -> str:
         return f"{self.project}-{service}-1"

@@ -8,7 +8,10 @@ import pytest
 from containers.compose import PATIENCE, Stack, docker, inspect, running_stack
 from support import eventually
 
+SERVICES = ("postgres", "temporal", "api", "worker")
+
 pytestmark = pytest.mark.slow
+each_service = pytest.mark.parametrize("service", SERVICES)
 
 
 @pytest.fixture(scope="module")
@@ -19,8 +22,8 @@ async def running() -> AsyncGenerator[Stack]:
 
 @pytest.fixture
 async def stack(running: Stack) -> Stack:
-    """Complete and healthy, whatever the test before has left."""
-    await running.up()
+    """Complete and healthy, whatever the test before has left. The one-shot service isn't run again."""
+    await running.up("--no-deps", *SERVICES)
     return running
 
 
@@ -37,7 +40,7 @@ async def test_its_processes_can_do_nothing_to_their_container(stack: Stack, ser
     assert said["HostConfig"]["CapDrop"] == ["ALL"]
 
 
-@pytest.mark.parametrize("service", ["postgres", "temporal", "api", "worker"])
+@each_service
 async def test_a_service_that_dies_comes_back_and_the_order_goes_on(stack: Stack, service: str) -> None:
     order = await stack.new_order()
     before = (await inspect(stack.container(service)))["RestartCount"]
@@ -75,7 +78,7 @@ async def test_orders_go_on_when_postgresql_can_be_reached_again(stack: Stack) -
     await shipping
 
 
-@pytest.mark.parametrize("service", ["api", "worker", "postgres", "temporal"])
+@each_service
 async def test_a_service_that_is_told_to_stop_ends_in_order_within_its_time(stack: Stack, service: str) -> None:
     """After stop_grace_period Docker kills it, and the code is 137."""
     await stack.ship(await stack.new_order())
