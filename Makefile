@@ -6,11 +6,12 @@ BIN := $(VENV)/bin
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 ARGS ?=
+CONTAINER_TESTS := tests/contract $(patsubst %,tests/integration/test_%.py,group_commit guards plans roles)
 
-.PHONY: help install dev demo test fuzz chaos check format bench lock histories clean
+.PHONY: help install dev demo test test-containers fuzz chaos check format bench lock histories clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-15s %s\n", $$1, $$2}'
 
 install: $(VENV)/.installed ## create .venv and install the hash-locked requirements
 
@@ -32,6 +33,12 @@ demo: install ## boot a throw-away stack, take orders to shipment, show what hap
 
 test: install ## the whole suite, against real servers, in two processes (ARGS="-k name", "-n 0" for one)
 	@exec $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+test-containers: install ## what wants Docker: the store's tests on PostgreSQL in a container, the image, the stack
+	@docker compose version >/dev/null 2>&1 && docker version >/dev/null 2>&1 || \
+		{ echo "make test-containers needs Docker with Compose 2, and a daemon that answers" >&2; exit 1; }
+	@WAYBILL_TEST_POSTGRES=docker $(BIN)/python -m pytest $(CONTAINER_TESTS) $(ARGS)
+	@WAYBILL_TEST_CONTAINERS=1 $(BIN)/python -m pytest tests/containers $(ARGS)
 
 fuzz: install ## schemathesis against a whole stack (ARGS="--seconds 600")
 	@exec env PYTHONPATH=.:tests $(BIN)/python -m fuzz.run $(ARGS)

@@ -20,7 +20,8 @@ from dev.supervisor import Supervisor
 from dev.throwaway import temporary_directory
 
 Migrate = Callable[[str], Awaitable[list[str]]]
-_IMAGE = "postgres:18"
+VERSION = "18.6"
+"""Of the container, as in docker-compose.yml; POSTGRES_VERSION chooses another, as there."""
 _numbers = count(1)
 
 
@@ -139,7 +140,8 @@ async def _given(url: str) -> AsyncGenerator[Databases]:
 async def _container() -> AsyncGenerator[Databases]:
     from testcontainers.community.postgres import PostgresContainer
 
-    container = await asyncio.to_thread(PostgresContainer(_IMAGE, driver=None).start)
+    image = f"postgres:{os.environ.get('POSTGRES_VERSION', VERSION)}"
+    container = await asyncio.to_thread(PostgresContainer(image, driver=None).start)
     try:
         yield Databases(container.get_connection_url())
     finally:

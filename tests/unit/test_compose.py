@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+import databases
 from dev import temporal
 from dev.temporal import SEARCH_ATTRIBUTES, TUNING
 from settings import Settings, names
@@ -53,6 +54,10 @@ def test_every_image_is_pinned_and_its_version_can_be_chosen(file: str) -> None:
         tag = re.fullmatch(r"[a-z/-]+:\$\{[A-Z_]+_VERSION:-(?P<tag>[\d.]+)\}|\$\{IMAGE:-waybill:local\}", image)
         assert tag, f"{image} moves"
         assert "auto-setup" not in image
+
+
+def test_the_tests_run_against_the_postgresql_that_is_deployed() -> None:
+    assert f"postgres:${{POSTGRES_VERSION:-{databases.VERSION}}}" in read("docker-compose.yml")
 
 
 @each_file
