@@ -19,10 +19,11 @@ from eventstore.postgres import PostgresStore
 from eventstore.store import Append, NewEvent
 from handling import handled_up_to_now, handling, happen, nothing_parked, states
 from projecting import append_all, caught_up, created, projecting, rows
-from projections import parking
+from projections import builds, parking
 from projections.handlers import driver
 from projections.handlers.aggregate_deletion import NAME, aggregate_deletion
 from projections.handlers.stream_linker import ORDERS_STREAM, stream_linker
+from projections.orders import ORDERS
 from projections.parking import Parking
 from support import eventually
 
@@ -64,6 +65,30 @@ async def is_gone(store: PostgresStore, order_id: UUID) -> bool:
 async def waits_for(store: PostgresStore) -> str | None:
     found = await parking.listed([store.pool], NAME, limit=2)
     return found[0].reason if found else None
+
+
+async def test_nothing_is_removed_while_a_build_begins(store: PostgresStore, views, read_store_url: str) -> None:
+    order_id = await deleted_order(store)
+    beginning = await asyncpg.connect(read_store_url)
+    begun = beginning.transaction()
+    await begun.start()
+    await builds.rebuild(beginning, ORDERS)
+    waits = "select true from pg_locks where locktype = 'advisory' and not granted"
+
+    async def is_waited_for() -> bool:
+        return bool(await beginning.fetchval(waits))
+
+    async with purging(store, views):
+        await eventually(is_waited_for)
+        assert not await is_gone(store, order_id)
+        await begun.commit()
+
+        async def it_waits_for_the_build() -> bool:
+            return await waits_for(store) == "the projection orders_next has not seen all of it yet"
+
+        await eventually(it_waits_for_the_build)
+        assert not await is_gone(store, order_id)
+    await beginning.close()
 
 
 async def test_a_deleted_order_is_removed_and_others_stay(store: PostgresStore, views) -> None:

@@ -213,6 +213,24 @@ async def test_when_its_type_is_known_a_retry_brings_the_order_up_to_date(
     assert await read_side.status_of(order_id) == "SHIPPED"
 
 
+async def test_when_the_next_owner_knows_its_type_the_order_is_brought_up_to_date(
+    read_side: ReadSide, monkeypatch: pytest.MonkeyPatch
+):
+    order_id = uuid4()
+    life = whole_life(order_id)
+    await append_all(read_side.store, life[:1])
+    await an_unknown_type(read_side, order_id)
+    await append_all(read_side.store, life[1:])
+    async with read_side.projecting():
+        await read_side.caught_up()
+        assert await read_side.status_of(order_id) == "OPEN"
+    # As after a deploy: nobody has to say so.
+    monkeypatch.setitem(UPCASTERS, "Order.OrderPraised", lambda _: [])  # pyright: ignore[reportArgumentType] - a dict
+    async with read_side.projecting():
+        await eventually(read_side.nothing_is_parked)
+    assert await read_side.status_of(order_id) == "SHIPPED"
+
+
 async def test_what_fails_is_tried_again_and_only_then_parked(read_side: ReadSide):
     order_id, healthy = uuid4(), uuid4()
     read_side.fault.orders.add(order_id)

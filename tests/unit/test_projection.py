@@ -1,5 +1,6 @@
 """What a projection understands of a recorded event, and how its batches grow."""
 
+import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime
 from uuid import UUID, uuid4, uuid5
@@ -11,6 +12,7 @@ from domain.order import OrderCompleted
 from domain.shipment import ShipmentCreated
 from eventstore.codec import UndecodableEvent, encode
 from eventstore.store import RecordedEvent
+from projections.faults import raise_if_cancelled
 from projections.following import next_batch_size
 from projections.orders import ORDERS, item_id
 from projections.registry import PROJECTIONS
@@ -109,3 +111,21 @@ def test_a_batch_that_took_too_long_is_halved():
 def test_a_batch_is_never_larger_than_asked_for():
     assert next_batch_size(10, full=True, took=0.01, patience=0.5, most=10) == 10
     assert next_batch_size(10, full=False, took=0.01, patience=0.5, most=10) == 10
+
+
+async def test_a_cancellation_is_not_lost_to_what_fails_meanwhile():
+    async def work() -> None:
+        try:
+            try:
+                await asyncio.sleep(60)
+            finally:
+                raise ConnectionResetError  # As a ROLLBACK on a dead connection does.
+        except ConnectionResetError as error:
+            raise_if_cancelled(error)
+
+    task = asyncio.create_task(work())
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait([task])
+    assert task.cancelled()
+    raise_if_cancelled(ConnectionResetError())  # Nobody is.
