@@ -150,7 +150,7 @@ async def test_a_silent_stream_has_heartbeats(gateway, monkeypatch):
 
 async def test_one_orders_stream_has_its_own_events_by_version(gateway, store):
     order, other = uuid4(), uuid4()
-    await store.append(happened(order, 3))
+    await store.append(happened(order, 3, "Order.Happened"))
     async with (
         Listener.at(gateway.port, f"/orders/{order}/events?after=1") as from_first,
         Listener.at(gateway.port, f"/orders/{order}/events", Last_Event_ID="2") as resumed,
@@ -159,7 +159,7 @@ async def test_one_orders_stream_has_its_own_events_by_version(gateway, store):
         assert [number for number, _, _ in await from_first.events(2)] == [2, 3]
         assert [number for number, _, _ in await resumed.events(1)] == [3]
         await store.append(happened(other, 2))
-        await store.append(happened(order, 2))
+        await store.append(happened(order, 2, "Order.Happened"))
         for listener in (from_first, resumed, from_now):
             events = await listener.events(2)
             assert [number for number, _, _ in events] == [4, 5]
