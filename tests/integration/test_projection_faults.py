@@ -195,14 +195,19 @@ async def test_an_event_of_an_unknown_type_in_a_stream_of_others_is_nothing_to_a
     assert await read_side.findings() == []
 
 
-async def test_when_its_type_is_known_a_retry_brings_the_order_up_to_date(
-    read_side: ReadSide, monkeypatch: pytest.MonkeyPatch
-):
+async def a_life_with_an_unknown_type(read_side: ReadSide) -> UUID:
     order_id = uuid4()
     life = whole_life(order_id)
     await append_all(read_side.store, life[:1])
     await an_unknown_type(read_side, order_id)
     await append_all(read_side.store, life[1:])
+    return order_id
+
+
+async def test_when_its_type_is_known_a_retry_brings_the_order_up_to_date(
+    read_side: ReadSide, monkeypatch: pytest.MonkeyPatch
+):
+    order_id = await a_life_with_an_unknown_type(read_side)
     async with read_side.projecting():
         await read_side.caught_up()
         assert await read_side.status_of(order_id) == "OPEN"
@@ -216,11 +221,7 @@ async def test_when_its_type_is_known_a_retry_brings_the_order_up_to_date(
 async def test_when_the_next_owner_knows_its_type_the_order_is_brought_up_to_date(
     read_side: ReadSide, monkeypatch: pytest.MonkeyPatch
 ):
-    order_id = uuid4()
-    life = whole_life(order_id)
-    await append_all(read_side.store, life[:1])
-    await an_unknown_type(read_side, order_id)
-    await append_all(read_side.store, life[1:])
+    order_id = await a_life_with_an_unknown_type(read_side)
     async with read_side.projecting():
         await read_side.caught_up()
         assert await read_side.status_of(order_id) == "OPEN"
