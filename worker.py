@@ -17,6 +17,7 @@ from temporalio.client import Client
 
 import settings as configuration
 from activities import all_activities
+from core_metrics import measured_runtime
 from eventstore.adopted import AdoptedStore
 from eventstore.pool import open_pool
 from observability import configure_logging
@@ -108,11 +109,13 @@ async def running(settings: Settings) -> AsyncGenerator[asyncio.Event]:
     """
     broken = asyncio.Event()
     async with AsyncExitStack() as resources:
+        runtime = None
         if settings.metrics_port is not None:
+            runtime = measured_runtime()
             resources.enter_context(_metrics(settings.metrics_host, settings.metrics_port))
         store = await resources.enter_async_context(AdoptedStore.open(settings.event_store_url, settings.pool_size))
         converter = data_converter(settings.payload_keys, settings.payload_key)
-        client = await connect(configuration.temporal(), converter=converter)
+        client = await connect(configuration.temporal(), converter=converter, runtime=runtime)
         await register_search_attributes(client)
         if settings.projections:
             await resources.enter_async_context(_projecting(settings, store, broken))

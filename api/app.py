@@ -29,6 +29,7 @@ from api.parameters import CONSISTENCY
 from api.rates import Rates
 from api.server import strict_protocol
 from api.telemetry import REQUEST_ID, Telemetry
+from core_metrics import measured_runtime
 from eventstore.adopted import AdoptedStore
 from eventstore.listener import listening
 from eventstore.subscriptions import EVENTS_CHANNEL
@@ -171,7 +172,7 @@ async def _open(settings: Settings) -> AsyncGenerator[Gateway]:
         live = await stack.enter_async_context(_live(settings, store))
         # It connects when it is first needed: the gateway also starts while Temporal is away.
         converter = data_converter(settings.payload_keys, settings.payload_key)
-        temporal = await connect(configuration.temporal(), converter=converter, lazy=True)
+        temporal = await connect(configuration.temporal(), converter=converter, lazy=True, runtime=measured_runtime())
         yield Gateway(
             settings=settings,
             store=store,

@@ -9,6 +9,7 @@ from uuid import uuid4
 import structlog
 from prometheus_client import Counter, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from structlog.contextvars import bound_contextvars
 
 from api import problems
 from api.edge import SAFE
@@ -55,7 +56,8 @@ class Telemetry:
             await send(message)
 
         try:
-            await self._app(scope, receive, watched)
+            with bound_contextvars(request_id=request_id):
+                await self._app(scope, receive, watched)
         except Exception:
             log.exception("request.failed", request_id=request_id, method=scope["method"], path=scope["path"])
             if status:

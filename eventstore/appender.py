@@ -6,8 +6,10 @@ batch safe to send again, so a connection that dies in the middle leads to a rep
 
 import asyncio
 import random
+import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import Context
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -17,6 +19,7 @@ from uuid import UUID
 import asyncpg
 import structlog
 
+from eventstore import telemetry
 from eventstore.pool import Line
 from eventstore.store import (
     ALL_STREAM,
@@ -132,7 +135,8 @@ class Appender:
         async with self._room:
             self._queue[waiting] = None
             if self._task is None:
-                self._task = asyncio.create_task(self._drain(), name="appender")
+                # In no command's context: it is at work for all of them.
+                self._task = asyncio.create_task(self._drain(), name="appender", context=Context())
             try:
                 return await waiting.answer
             finally:
@@ -154,7 +158,7 @@ class Appender:
         finally:
             self._task = None
             if self._queue and not asyncio.current_task().cancelling():  # pyright: ignore[reportOptionalMemberAccess] - runs in a task
-                self._task = asyncio.create_task(self._drain(), name="appender")
+                self._task = asyncio.create_task(self._drain(), name="appender", context=Context())
 
     def _next_batch(self) -> list[_Waiting]:
         batch: list[_Waiting] = []
@@ -176,6 +180,7 @@ class Appender:
         return batch
 
     async def _commit(self, batch: Sequence[_Waiting]) -> None:
+        began = time.perf_counter()
         try:
             outcomes = await self._send([waiting.append for waiting in batch])
         except Exception as error:  # noqa: BLE001 - whatever it is, every waiting caller has to hear of it
@@ -188,6 +193,7 @@ class Appender:
             outcomes = [error] * len(batch)
         self.batches += 1
         self.appends += len(batch)
+        telemetry.count_batch(outcomes, time.perf_counter() - began)
         for waiting, outcome in zip(batch, outcomes, strict=True):
             if waiting.answer.done():
                 continue

@@ -10,7 +10,7 @@ import asyncpg
 import structlog
 
 from eventstore.store import EventStore, RecordedEvent
-from projections import parking
+from projections import parking, telemetry
 from projections.faults import describe, is_fault
 from projections.held_up import HeldUp
 from projections.owned import LeaseLost, Owned
@@ -114,6 +114,7 @@ class Applying:
                 await parking.done(connection, key, done)
             if parked:
                 await parking.park(connection, key, parked)
+        telemetry.taken_in(self._owned.build, events)
         if parked:
             # The details of a database's error quote rows; its first line doesn't.
             self._held_up.hold(parked, None if isinstance(fault, asyncpg.PostgresError) else fault)
