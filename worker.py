@@ -26,6 +26,7 @@ from projections.handlers.registry import all_handlers
 from projections.registry import PROJECTIONS
 from projections.runner import run as run_projections
 from settings import Settings
+from tracing import exporting
 from workflows.connection import connect
 from workflows.encryption import data_converter
 from workflows.runs import wake as wake_run
@@ -41,7 +42,8 @@ FAREWELL = 5.0
 def main(settings: Settings) -> None:
     """Run a worker until SIGTERM or SIGINT; running steps may finish first."""
     configure_logging(settings.log_level, settings.log_format)
-    uvloop.run(run(settings))
+    with exporting("waybill-worker"):
+        uvloop.run(run(settings))
 
 
 async def run(settings: Settings) -> None:

@@ -1,4 +1,4 @@
-"""How a step is seen from outside: counted, timed, and named in every line that is logged meanwhile."""
+"""How a step is seen from outside: counted, timed, traced, and named in every line that is logged meanwhile."""
 
 import time
 from collections.abc import Generator
@@ -10,6 +10,7 @@ from structlog.contextvars import bound_contextvars
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
+import tracing
 from activities.execute_and_append import Execution
 from domain.commands import CommandRequest
 
@@ -35,14 +36,20 @@ def observed(argument: object) -> Generator[None]:
     about = {"order_id": workflow_id.removeprefix("order-"), "workflow_id": workflow_id}
     if request:
         about["request_id"] = request.request_id
+    span = tracing.following(step, request.traceparent if request else "", attributes={"waybill.attempt": info.attempt})
     outcome = "done"
     began = time.perf_counter()
     try:
-        with bound_contextvars(**about):
-            yield
-    except BaseException as error:
-        outcome = outcome_of(error)
-        raise
+        with bound_contextvars(**about), tracing.within(span):
+            try:
+                yield
+            except BaseException as error:
+                outcome = outcome_of(error)
+                if outcome == "failed":
+                    span.failed(type(error).__name__)
+                raise
+            finally:
+                span.tell({"waybill.outcome": outcome})
     finally:
         _steps(step, outcome).inc()
         _seconds(step).observe(time.perf_counter() - began)

@@ -37,6 +37,7 @@ from observability import configure_logging
 from projections.queries import ReadStore
 from projections.runner import PROJECTIONS_CHANNEL
 from settings import Settings, SettingsError
+from tracing import exporting
 from workflows.connection import connect
 from workflows.encryption import data_converter
 
@@ -134,7 +135,7 @@ def serve(settings: Settings) -> None:
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
     )
-    with suppress(KeyboardInterrupt):
+    with exporting("waybill-api"), suppress(KeyboardInterrupt):
         Server(config).run()
 
 

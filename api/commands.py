@@ -27,6 +27,7 @@ from temporalio.client import (
 from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
+import tracing
 from activities.failures import recalled
 from api.problems import HttpProblem, TooManyRequests, Unavailable
 from domain.commands import CommandRequest, Receipt
@@ -133,11 +134,20 @@ class Commands:
     async def _observed(self, request: CommandRequest, order_id: UUID, *, wait: bool) -> Any:
         outcome = "internal-error"
         began = time.perf_counter()
-        with bound_contextvars(order_id=str(order_id), workflow_id=workflow_id(order_id)):
+        run = workflow_id(order_id)
+        span = tracing.following(
+            f"update {request.command}", request.traceparent, kind="CLIENT", attributes={"temporalWorkflowID": run}
+        )
+        if span.traceparent:
+            # The run's steps follow from this, also those that it takes when this has its answer.
+            request = request.model_copy(update={"traceparent": span.traceparent})
+        with bound_contextvars(order_id=str(order_id), workflow_id=run), tracing.within(span):
             try:
                 receipt = await self._bounded(request, order_id, wait=wait)
             except (Refusal, HttpProblem) as problem:
                 outcome = problem.code
+                if isinstance(problem, HttpProblem):
+                    span.failed(outcome)
                 log.info("command.refused", command=request.command, code=outcome)
                 raise
             else:
@@ -145,6 +155,7 @@ class Commands:
                 log.debug("command.answered", command=request.command, outcome=outcome)
                 return receipt
             finally:
+                span.tell({"waybill.outcome": outcome})
                 _commands(request.command, outcome).inc()
                 _seconds(request.command).observe(time.perf_counter() - began)
 

@@ -19,6 +19,7 @@ from uuid import UUID
 import asyncpg
 import structlog
 
+import tracing
 from eventstore import telemetry
 from eventstore.pool import Line
 from eventstore.store import (
@@ -102,6 +103,7 @@ class _Waiting:
     """Kinds and keys."""
     size: int
     """Bytes."""
+    span: tracing.Span
     answer: "asyncio.Future[Appended]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
@@ -142,6 +144,7 @@ class Appender:
             finally:
                 # Its place is somebody else's now, so it must not stay in it.
                 self._queue.pop(waiting, None)
+                waiting.span.end()
 
     async def close(self) -> None:
         """Wait until everything that was queued has its answer."""
@@ -193,7 +196,7 @@ class Appender:
             outcomes = [error] * len(batch)
         self.batches += 1
         self.appends += len(batch)
-        telemetry.count_batch(outcomes, time.perf_counter() - began)
+        telemetry.observe_batch([waiting.span for waiting in batch], outcomes, time.perf_counter() - began)
         for waiting, outcome in zip(batch, outcomes, strict=True):
             if waiting.answer.done():
                 continue
@@ -243,7 +246,8 @@ def _checked(append: Append) -> _Waiting:
         raise DuplicateEvent(f"two events of one append to {append.stream_id} have the same id")
     claims = frozenset((claim.kind, claim.key) for claim in (*append.confirm, *append.release))
     size = sum(len(event.data) + len(event.metadata) for event in append.events)
-    return _Waiting(append, event_ids, claims, size)
+    span = tracing.following("append", tracing.current().traceparent)
+    return _Waiting(append, event_ids, claims, size, span)
 
 
 def _is_plain(append: Append) -> bool:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from prometheus_client import Counter, Histogram
 
 from eventstore.store import Appended, ClaimLost, StoreError, StreamDeleted, WrongExpectedVersion
+from tracing import NO_SPAN, Span
 
 BATCH_SIZE = Histogram(
     "waybill_append_batch_appends",
@@ -29,12 +30,17 @@ _count = {
 }
 
 
-def count_batch(outcomes: Sequence[Appended | Exception], seconds: float) -> None:
-    """A batch has its answer after so many seconds."""
+def observe_batch(spans: Sequence[Span], outcomes: Sequence[Appended | Exception], seconds: float) -> None:
+    """A batch has its answers after so many seconds; `spans` are the appends' own, each in its command's trace."""
     BATCH_SIZE.observe(len(outcomes))
     BATCH_SECONDS.observe(seconds)
-    for outcome in outcomes:
-        _count[outcome_of(outcome)].inc()
+    for span, outcome in zip(spans, outcomes, strict=True):
+        word = outcome_of(outcome)
+        _count[word].inc()
+        if span is not NO_SPAN:
+            span.tell({"waybill.outcome": word, "waybill.batch.appends": len(outcomes)})
+            if word == "failed":
+                span.failed(type(outcome).__name__)
 
 
 def outcome_of(outcome: Appended | Exception) -> str:
