@@ -6,7 +6,9 @@ import os
 import re
 import sys
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -18,6 +20,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from dev.ports import settle
 from dev.record import Record
 from dev.throwaway import ANY_PORTS, DevProcess, temporary_directory
+from eventstore.postgres import PostgresStore
+from eventstore.store import Append, NewEvent
 from otlp import ERROR, UNSET, Collector, Received, collecting
 from support import eventually
 
@@ -108,6 +112,23 @@ async def ship(waybill: Waybill) -> str:
     completed = (await waybill.http.post(f"/orders/{created}/complete")).raise_for_status().json()
     (await waybill.http.post(f"/shipments/{completed['shipment_id']}/complete")).raise_for_status()
     return created
+
+
+@asynccontextmanager
+async def parked(waybill: Waybill) -> AsyncGenerator[None]:
+    """While the block runs, an event is parked that nobody can read."""
+    order = uuid4()
+    async with PostgresStore.open(waybill.record.event_store_url, 1) as store:
+        await store.append(Append(str(order), "any", [NewEvent(uuid4(), "Order.OrderCompleted", b"[]")]))
+
+    async def told() -> bool:
+        return (await waybill.gateway_metrics())("waybill_parked_events", subscriber="orders", state="failed") == 1
+
+    await eventually(told, within=30)
+    try:
+        yield
+    finally:
+        (await waybill.http.post(f"/parked/orders/{order}/discard")).raise_for_status()
 
 
 # --- Metrics
@@ -406,3 +427,53 @@ async def test_numbers_traces_and_log_keep_to_themselves_what_orders_say(waybill
     for where, text in told.items():
         assert text, where
         assert "canary" not in text, where
+
+
+# --- What is shipped to look at it with
+
+OBSERVABILITY = Path(__file__).parents[2] / "observability"
+
+
+def expressions() -> dict[str, str]:
+    """Every expression that a panel or an alarm asks Prometheus for, by where it stands."""
+    dashboard = json.loads((OBSERVABILITY / "grafana/dashboards/waybill.json").read_text())
+    panels = {
+        f"panel {panel['title']}, {target['refId']}": target["expr"]
+        for panel in dashboard["panels"]
+        for target in panel.get("targets", [])
+    }
+    alarms = re.findall(r"- alert: (\w+)\n +expr: (.+)", (OBSERVABILITY / "alarms.yml").read_text())
+    return panels | {f"alarm {name}": expression for name, expression in alarms}
+
+
+async def test_dashboard_and_alarms_ask_for_what_there_is(waybill: Waybill):
+    order = await ship(waybill)
+    await waybill.http.post(f"/orders/{order}/complete")
+    async with parked(waybill):
+        scrapes = [await waybill.gateway_metrics(), await waybill.worker_metrics()]
+    # Prometheus's own.
+    known: dict[str, set[str]] = {"up": set()}
+    for scrape in scrapes:
+        for name in scrape.names:
+            known.setdefault(name, set())
+        for name, labels in scrape.samples:
+            known.setdefault(name, set()).update(label for label, _ in labels)
+    assert len(expressions()) > 30
+    for where, expression in expressions().items():
+        asked = re.sub(r"\[[^]]*\]|\"[^\"]*\"", "", expression)
+        metrics = set(re.findall(r"\b(?:waybill|temporal|process)_\w+|\bup\b", asked))
+        assert metrics, where
+        assert metrics <= known.keys(), where
+        labels = {
+            label.strip()
+            for listed in re.findall(r"\bby \(([^)]*)\)|\{([^}]*)\}", asked)
+            for label in re.split(r",|=~|!=|=", "".join(listed))
+        }
+        for metric in metrics:
+            assert labels - {"", "job", "instance"} <= known[metric], where
+
+
+async def test_every_alarm_is_explained_to_operators():
+    alarms = re.findall(r"- alert: (\w+)", (OBSERVABILITY / "alarms.yml").read_text())
+    operations = (OBSERVABILITY.parent / "docs/operations.md").read_text()
+    assert re.findall(r"^\| `(\w+)` \|", operations, re.MULTILINE)[-len(alarms) :] == alarms
