@@ -41,6 +41,8 @@ def configure_logging(level: str, log_format: Literal["json", "console"]) -> Non
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
+    # Their debug is payloads: nobody's order numbers belong into a log.
+    logging.getLogger("temporalio").setLevel(max(logging.INFO, logging.getLevelNamesMapping()[level.upper()]))
     # Their info is our debug.
     for noisy in ("httpx2", "httpcore2", "temporalio.activity", "asyncio"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.getLevelNamesMapping()[level.upper()]))

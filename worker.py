@@ -17,6 +17,7 @@ from temporalio.client import Client
 
 import settings as configuration
 from activities import all_activities
+from core_metrics import measured_runtime
 from eventstore.adopted import AdoptedStore
 from eventstore.pool import open_pool
 from observability import configure_logging
@@ -25,6 +26,7 @@ from projections.handlers.registry import all_handlers
 from projections.registry import PROJECTIONS
 from projections.runner import run as run_projections
 from settings import Settings
+from tracing import exporting
 from workflows.connection import connect
 from workflows.encryption import data_converter
 from workflows.runs import wake as wake_run
@@ -40,7 +42,8 @@ FAREWELL = 5.0
 def main(settings: Settings) -> None:
     """Run a worker until SIGTERM or SIGINT; running steps may finish first."""
     configure_logging(settings.log_level, settings.log_format)
-    uvloop.run(run(settings))
+    with exporting("waybill-worker"):
+        uvloop.run(run(settings))
 
 
 async def run(settings: Settings) -> None:
@@ -108,11 +111,13 @@ async def running(settings: Settings) -> AsyncGenerator[asyncio.Event]:
     """
     broken = asyncio.Event()
     async with AsyncExitStack() as resources:
+        runtime = None
         if settings.metrics_port is not None:
+            runtime = measured_runtime()
             resources.enter_context(_metrics(settings.metrics_host, settings.metrics_port))
         store = await resources.enter_async_context(AdoptedStore.open(settings.event_store_url, settings.pool_size))
         converter = data_converter(settings.payload_keys, settings.payload_key)
-        client = await connect(configuration.temporal(), converter=converter)
+        client = await connect(configuration.temporal(), converter=converter, runtime=runtime)
         await register_search_attributes(client)
         if settings.projections:
             await resources.enter_async_context(_projecting(settings, store, broken))

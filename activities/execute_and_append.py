@@ -9,6 +9,7 @@ import orjson
 import structlog
 from temporalio import activity
 
+import tracing
 from activities.enrich_command import Enrichment
 from activities.failures import CLAIM_LOST, ORDER_MOVED, benign, refusing, require_same_request
 from activities.reserve_uniqueness import claims
@@ -163,8 +164,9 @@ def _new_event(request: CommandRequest, index: int, event: Event) -> NewEvent:
         "workflow_id": info.workflow_id,
         "run_id": info.workflow_run_id,
     }
-    if request.traceparent:
-        metadata["traceparent"] = request.traceparent
+    # With a span of this step's own, what follows from the event follows from that.
+    if traceparent := tracing.current().traceparent or request.traceparent:
+        metadata["traceparent"] = traceparent
     kind, data = encode(event)
     return NewEvent(
         event_id=event_id(request.command_id, index),

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from prometheus_client import Counter
 from temporalio import activity
 
 from activities.failures import CLAIM_LEASED, benign, refusing
@@ -11,6 +12,9 @@ from domain.refusals import OrderNumberTaken
 from domain.values import Value
 from eventstore.claims import ORDER_NUMBER
 from eventstore.store import Claim, EventStore
+
+CLAIMS = Counter("waybill_claims", "Business keys that orders have asked for, by what they were told.", ["outcome"])
+_count = {outcome: CLAIMS.labels(outcome) for outcome in ("reserved", "taken", "leased")}
 
 
 class Reserved(Value):
@@ -35,6 +39,7 @@ class ReserveUniqueness:
         async with refusing(self.store, request):
             (claim,) = claims(request)
             outcome = await self.store.reserve(claim, request.command_id, lease_seconds=self.lease_seconds)
+            _count[outcome].inc()
             if outcome == "taken":
                 raise OrderNumberTaken(
                     errors=[{"pointer": "/order_number", "code": "taken", "detail": "already exist"}]

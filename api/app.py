@@ -29,6 +29,7 @@ from api.parameters import CONSISTENCY
 from api.rates import Rates
 from api.server import strict_protocol
 from api.telemetry import REQUEST_ID, Telemetry
+from core_metrics import measured_runtime
 from eventstore.adopted import AdoptedStore
 from eventstore.listener import listening
 from eventstore.subscriptions import EVENTS_CHANNEL
@@ -36,6 +37,7 @@ from observability import configure_logging
 from projections.queries import ReadStore
 from projections.runner import PROJECTIONS_CHANNEL
 from settings import Settings, SettingsError
+from tracing import exporting
 from workflows.connection import connect
 from workflows.encryption import data_converter
 
@@ -133,7 +135,7 @@ def serve(settings: Settings) -> None:
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
     )
-    with suppress(KeyboardInterrupt):
+    with exporting("waybill-api"), suppress(KeyboardInterrupt):
         Server(config).run()
 
 
@@ -171,7 +173,7 @@ async def _open(settings: Settings) -> AsyncGenerator[Gateway]:
         live = await stack.enter_async_context(_live(settings, store))
         # It connects when it is first needed: the gateway also starts while Temporal is away.
         converter = data_converter(settings.payload_keys, settings.payload_key)
-        temporal = await connect(configuration.temporal(), converter=converter, lazy=True)
+        temporal = await connect(configuration.temporal(), converter=converter, lazy=True, runtime=measured_runtime())
         yield Gateway(
             settings=settings,
             store=store,

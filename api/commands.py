@@ -5,13 +5,17 @@ gets no run: a run is started for a new order, or for one that the event store k
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import cache
 from typing import Any
 from uuid import UUID, uuid4
 from weakref import WeakValueDictionary
 
 import structlog
+from prometheus_client import Counter, Histogram
+from structlog.contextvars import bound_contextvars
 from temporalio.client import (
     Client,
     WithStartWorkflowOperation,
@@ -23,8 +27,9 @@ from temporalio.client import (
 from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
+import tracing
 from activities.failures import recalled
-from api.problems import TooManyRequests, Unavailable
+from api.problems import HttpProblem, TooManyRequests, Unavailable
 from domain.commands import CommandRequest, Receipt
 from domain.ids import event_id
 from domain.order import CreateOrder, OrderCreated
@@ -39,6 +44,21 @@ from workflows.pipeline import UNAVAILABLE
 from workflows.runs import start_options
 
 log = structlog.get_logger(__name__)
+
+COMMANDS = Counter(
+    "waybill_commands",
+    "Commands answered: `done`, `accepted` where the caller doesn't wait, or the code of the problem.",
+    ["command", "outcome"],
+)
+SECONDS = Histogram(
+    "waybill_command_seconds",
+    "From a command's sending to the answer of the order's run, without the wait for read models.",
+    ["command"],
+    buckets=(0.005, 0.01, 0.02, 0.035, 0.05, 0.075, 0.1, 0.2, 0.35, 0.5, 1, 2, 5, 10, 30),
+)
+# Looking for what counts takes longer than counting.
+_commands = cache(COMMANDS.labels)
+_seconds = cache(SECONDS.labels)
 
 UPDATES: Mapping[str, Any] = {
     "CreateOrder": OrderWorkflow.create_order,
@@ -98,11 +118,11 @@ class Commands:
 
         Raises the Refusal, or Unavailable after `request_timeout` at the latest: then nobody knows what became of it.
         """
-        return await self._bounded(request, order_id, wait=True)
+        return await self._observed(request, order_id, wait=True)
 
     async def submit(self, request: CommandRequest, order_id: UUID) -> None:
         """Send the command, and wait until it is sure to be carried out. Raises like `perform`."""
-        await self._bounded(request, order_id, wait=False)
+        await self._observed(request, order_id, wait=False)
 
     async def order_of(self, shipment_id: UUID) -> UUID:
         """The order that the shipment belongs to, by the event store. Raises ShipmentNotFound."""
@@ -110,6 +130,34 @@ class Commands:
         if not isinstance(first, ShipmentCreated):
             raise ShipmentNotFound
         return first.order_id
+
+    async def _observed(self, request: CommandRequest, order_id: UUID, *, wait: bool) -> Any:
+        outcome = "internal-error"
+        began = time.perf_counter()
+        run = workflow_id(order_id)
+        span = tracing.following(
+            f"update {request.command}", request.traceparent, kind="CLIENT", attributes={"temporalWorkflowID": run}
+        )
+        if span.traceparent:
+            # The run's steps follow from this, also those that it takes when this has its answer.
+            request = request.model_copy(update={"traceparent": span.traceparent})
+        with bound_contextvars(order_id=str(order_id), workflow_id=run), tracing.within(span):
+            try:
+                receipt = await self._bounded(request, order_id, wait=wait)
+            except (Refusal, HttpProblem) as problem:
+                outcome = problem.code
+                if isinstance(problem, HttpProblem):
+                    span.failed(outcome)
+                log.info("command.refused", command=request.command, code=outcome)
+                raise
+            else:
+                outcome = "done" if wait else "accepted"
+                log.debug("command.answered", command=request.command, outcome=outcome)
+                return receipt
+            finally:
+                span.tell({"waybill.outcome": outcome})
+                _commands(request.command, outcome).inc()
+                _seconds(request.command).observe(time.perf_counter() - began)
 
     async def _bounded(self, request: CommandRequest, order_id: UUID, *, wait: bool) -> Any:
         if self._under_way >= self._settings.max_commands:
@@ -160,7 +208,7 @@ class Commands:
             except RPCError as error:
                 if error.status not in _NO_RUN:
                     raise
-            log.info("command.again", command=request.command, order_id=str(order_id))
+            log.info("command.again", command=request.command)
             await asyncio.sleep(_PAUSE_SECONDS * 2**attempt)
         raise Unavailable(_WHO_KNOWS)
 

@@ -6,6 +6,7 @@ asks for them.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping
+from contextvars import Context
 from dataclasses import dataclass
 
 import structlog
@@ -53,7 +54,8 @@ class Consistency:
             return False
         waiter = _Waiter(projections, position, asyncio.get_running_loop().create_future())
         self._waiters.add(waiter)
-        self._polling = self._polling or asyncio.create_task(self._poll(), name="consistency")
+        # In no request's context: it asks for all of them.
+        self._polling = self._polling or asyncio.create_task(self._poll(), name="consistency", context=Context())
         try:
             async with asyncio.timeout(within):
                 await waiter.reached

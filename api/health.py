@@ -7,10 +7,11 @@ from typing import TypeVar
 
 import structlog
 from fastapi import APIRouter, Request, Response
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from api.consistency import NAMES
 from api.gateway import Resources
+from api.metrics import exposition
 from api.openapi import problems
 from api.schemas import Alive, Check, Listing, Projection, Readiness
 from eventstore.postgres import PostgresStore
@@ -62,9 +63,9 @@ async def readyz(request: Request, gateway: Resources, response: Response) -> Re
 
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
-async def metrics() -> Response:
-    """The numbers of this process, for Prometheus."""
-    return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+async def metrics(gateway: Resources) -> Response:
+    """The numbers of this process, and how far the read models are, for Prometheus."""
+    return Response(await exposition(gateway), media_type=CONTENT_TYPE_LATEST)
 
 
 @router.get("/projections", responses=problems())

@@ -1,4 +1,4 @@
-"""Every request has an id, is counted and timed, and ends in an answer, whatever goes wrong."""
+"""Every request has an id, is counted, timed and traced, and ends in an answer, whatever goes wrong."""
 
 import re
 import time
@@ -9,7 +9,9 @@ from uuid import uuid4
 import structlog
 from prometheus_client import Counter, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from structlog.contextvars import bound_contextvars
 
+import tracing
 from api import problems
 from api.edge import SAFE
 
@@ -18,7 +20,8 @@ log = structlog.get_logger(__name__)
 REQUEST_ID = "X-Request-Id"
 _REQUEST_ID = REQUEST_ID.lower().encode()
 _GIVEN_ID = re.compile(rb"[\x21-\x7e]{1,64}")
-_TRACEPARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+# Asked for every few seconds, by machines: nobody wants to see that.
+_UNTRACED = frozenset({"/livez", "/readyz", "/metrics"})
 
 _LABELS = ("method", "route", "status")
 REQUESTS = Counter("waybill_http_requests", "Requests answered.", _LABELS)
@@ -38,8 +41,17 @@ class Telemetry:
             await self._app(scope, receive, send)
             return
         given = dict(scope["headers"])
-        request_id = _request_id(given)
-        scope.setdefault("state", {}).update(request_id=request_id, traceparent=_traceparent(given))
+        request_id, traceparent = _request_id(given), _traceparent(given)
+        span = tracing.NO_SPAN
+        if tracing.is_on() and scope["path"] not in _UNTRACED:
+            span = tracing.root(scope["method"], traceparent)
+            traceparent = span.traceparent
+        scope.setdefault("state", {}).update(request_id=request_id, traceparent=traceparent)
+        with bound_contextvars(request_id=request_id), tracing.within(span):
+            await self._answered(scope, receive, send, span)
+
+    async def _answered(self, scope: Scope, receive: Receive, send: Send, span: tracing.Span) -> None:
+        request_id: str = scope["state"]["request_id"]
         status = 0
         started = time.perf_counter()
         answered = None
@@ -52,6 +64,8 @@ class Telemetry:
                 # A live stream's end says nothing of how quick we are.
                 if dict(headers).get(b"content-type", b"").startswith(b"text/event-stream"):
                     answered = time.perf_counter()
+                    _tell(span, scope, status)
+                    span.end()
             await send(message)
 
         try:
@@ -65,6 +79,7 @@ class Telemetry:
             await fault(scope, receive, watched)
         finally:
             _count(scope, status, (answered or time.perf_counter()) - started)
+            _tell(span, scope, status)
 
 
 def _request_id(given: Mapping[bytes, bytes]) -> str:
@@ -74,13 +89,27 @@ def _request_id(given: Mapping[bytes, bytes]) -> str:
 
 def _traceparent(given: Mapping[bytes, bytes]) -> str:
     """Of W3C Trace Context, if the caller has sent one that is well-formed; otherwise it doesn't count."""
-    traceparent = given.get(b"traceparent", b"")
-    return traceparent.decode() if _TRACEPARENT.fullmatch(traceparent) else ""
+    traceparent = given.get(b"traceparent", b"").decode("latin-1")
+    return traceparent if tracing.TRACEPARENT.fullmatch(traceparent) else ""
+
+
+def _route(scope: Scope) -> str:
+    """Its template, never the path itself: there are as many paths as orders, and anybody may make up more."""
+    return getattr(scope.get("route"), "path", "none")
+
+
+def _tell(span: tracing.Span, scope: Scope, status: int) -> None:
+    if span is tracing.NO_SPAN:
+        return
+    method, route = scope["method"], _route(scope)
+    about = {"http.request.method": method, "http.route": route, "http.response.status_code": status}
+    span.tell(about, name=f"{method} {route}")
+    if status >= 500 or not status:
+        span.failed(str(status))
 
 
 def _count(scope: Scope, status: int, seconds: float) -> None:
-    # The route's template, never the path itself: there are as many paths as orders.
-    route = getattr(scope.get("route"), "path", "none")
+    route = _route(scope)
     _requests(scope["method"], route, status).inc()
     _seconds(scope["method"], route).observe(seconds)
 

@@ -4,7 +4,20 @@ import sys
 
 import uvloop
 
-from benchmarks import appends, commands, growth, lag, lifecycles, listeners, pages, reads, rebuild, slow, workers
+from benchmarks import (
+    appends,
+    commands,
+    growth,
+    lag,
+    lifecycles,
+    listeners,
+    pages,
+    reads,
+    rebuild,
+    slow,
+    tracing,
+    workers,
+)
 from observability import configure_logging
 
 BENCHMARKS = {
@@ -19,6 +32,7 @@ BENCHMARKS = {
     "slow": slow.run,
     "workers": workers.run,
     "listeners": listeners.run,
+    "tracing": tracing.run,
 }
 
 

@@ -6,8 +6,10 @@ batch safe to send again, so a connection that dies in the middle leads to a rep
 
 import asyncio
 import random
+import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import Context
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -17,6 +19,8 @@ from uuid import UUID
 import asyncpg
 import structlog
 
+import tracing
+from eventstore import telemetry
 from eventstore.pool import Line
 from eventstore.store import (
     ALL_STREAM,
@@ -99,6 +103,7 @@ class _Waiting:
     """Kinds and keys."""
     size: int
     """Bytes."""
+    span: tracing.Span
     answer: "asyncio.Future[Appended]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
@@ -132,12 +137,14 @@ class Appender:
         async with self._room:
             self._queue[waiting] = None
             if self._task is None:
-                self._task = asyncio.create_task(self._drain(), name="appender")
+                # In no command's context: it is at work for all of them.
+                self._task = asyncio.create_task(self._drain(), name="appender", context=Context())
             try:
                 return await waiting.answer
             finally:
                 # Its place is somebody else's now, so it must not stay in it.
                 self._queue.pop(waiting, None)
+                waiting.span.end()
 
     async def close(self) -> None:
         """Wait until everything that was queued has its answer."""
@@ -154,7 +161,7 @@ class Appender:
         finally:
             self._task = None
             if self._queue and not asyncio.current_task().cancelling():  # pyright: ignore[reportOptionalMemberAccess] - runs in a task
-                self._task = asyncio.create_task(self._drain(), name="appender")
+                self._task = asyncio.create_task(self._drain(), name="appender", context=Context())
 
     def _next_batch(self) -> list[_Waiting]:
         batch: list[_Waiting] = []
@@ -176,6 +183,7 @@ class Appender:
         return batch
 
     async def _commit(self, batch: Sequence[_Waiting]) -> None:
+        began = time.perf_counter()
         try:
             outcomes = await self._send([waiting.append for waiting in batch])
         except Exception as error:  # noqa: BLE001 - whatever it is, every waiting caller has to hear of it
@@ -188,6 +196,7 @@ class Appender:
             outcomes = [error] * len(batch)
         self.batches += 1
         self.appends += len(batch)
+        telemetry.observe_batch([waiting.span for waiting in batch], outcomes, time.perf_counter() - began)
         for waiting, outcome in zip(batch, outcomes, strict=True):
             if waiting.answer.done():
                 continue
@@ -237,7 +246,8 @@ def _checked(append: Append) -> _Waiting:
         raise DuplicateEvent(f"two events of one append to {append.stream_id} have the same id")
     claims = frozenset((claim.kind, claim.key) for claim in (*append.confirm, *append.release))
     size = sum(len(event.data) + len(event.metadata) for event in append.events)
-    return _Waiting(append, event_ids, claims, size)
+    span = tracing.following("append", tracing.current().traceparent)
+    return _Waiting(append, event_ids, claims, size, span)
 
 
 def _is_plain(append: Append) -> bool:

@@ -4,13 +4,14 @@ A batch's rows, its parked events and its checkpoint are one transaction.
 """
 
 import asyncio
+import time
 from collections.abc import Mapping, Sequence
 
 import asyncpg
 import structlog
 
 from eventstore.store import EventStore, RecordedEvent
-from projections import parking
+from projections import parking, telemetry
 from projections.faults import describe, is_fault
 from projections.held_up import HeldUp
 from projections.owned import LeaseLost, Owned
@@ -102,6 +103,7 @@ class Applying:
 
         With a `fault`, they are not tried but parked for that.
         """
+        began = time.time_ns()
         batch, parked = self._held_up.sort(events, fault, self._parked)
         connection, key = self._owned.connection, self._owned.build.key
         async with self._owned.step(reaching):
@@ -114,6 +116,7 @@ class Applying:
                 await parking.done(connection, key, done)
             if parked:
                 await parking.park(connection, key, parked)
+        telemetry.taken_in(self._owned.build, events, {each.event.position for each in parked}, began)
         if parked:
             # The details of a database's error quote rows; its first line doesn't.
             self._held_up.hold(parked, None if isinstance(fault, asyncpg.PostgresError) else fault)

@@ -9,6 +9,7 @@ from typing import Any
 from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.converter import DataConverter
+from temporalio.runtime import Runtime
 
 # What to look for in the client's words, and what it means. The first one that is found counts.
 _MEANINGS = (
@@ -26,15 +27,20 @@ _MEANINGS = (
 
 
 async def connect(
-    config: Mapping[str, Any], *, converter: DataConverter = pydantic_data_converter, lazy: bool = False
+    config: Mapping[str, Any],
+    *,
+    converter: DataConverter = pydantic_data_converter,
+    lazy: bool = False,
+    runtime: Runtime | None = None,
 ) -> Client:
-    """A client as TEMPORAL_* say (settings.temporal()); `converter` may encrypt (workflows.encryption).
+    """A client as TEMPORAL_* say (settings.temporal()); `converter` may encrypt (workflows.encryption), `runtime` may
+    count and time what the client and its workers do (core_metrics).
 
     With `lazy` it connects when it is first needed. Otherwise raises ConnectionError, in one line, if the server isn't
     there, or these settings won't do.
     """
     try:
-        return await Client.connect(**config, data_converter=converter, lazy=lazy)
+        return await Client.connect(**config, data_converter=converter, lazy=lazy, runtime=runtime)
     except (RuntimeError, ValueError) as error:
         told = " ".join(str(error).split())
         raise ConnectionError(f"no Temporal at {config['target_host']}: {_meaning(told)}") from None

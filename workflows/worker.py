@@ -21,6 +21,7 @@ from temporalio.worker import (
 )
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
+from activities.telemetry import observed
 from workflows.order import OrderWorkflow
 
 # The sandbox loads a workflow's modules anew for each run. What is pure or only names things is shared instead.
@@ -60,7 +61,7 @@ def order_worker(
         workflows=[OrderWorkflow],
         activities=activities,
         workflow_runner=workflow_runner(sandboxed=sandboxed),
-        interceptors=[_ImpatientSteps()],
+        interceptors=[_Steps()],
         max_cached_workflows=max_cached_workflows,
         max_concurrent_workflow_tasks=max_workflow_tasks,
         max_concurrent_local_activities=max_steps,
@@ -83,8 +84,8 @@ def order_worker(
     )
 
 
-class _ImpatientSteps(Interceptor):
-    """Gives an attempt that hangs up early enough for another one.
+class _Steps(Interceptor):
+    """Observes every attempt of a step, and gives one that hangs up early enough for another one.
 
     start_to_close_timeout isn't up to it: in the SDK the timer of an attempt that has failed runs on and hits a later
     attempt, whatever that is doing.
@@ -94,15 +95,16 @@ class _ImpatientSteps(Interceptor):
         self,
         next: ActivityInboundInterceptor,  # noqa: A002 - the SDK's name for it
     ) -> ActivityInboundInterceptor:
-        return _ImpatientStep(next)
+        return _Step(next)
 
 
-class _ImpatientStep(ActivityInboundInterceptor):
+class _Step(ActivityInboundInterceptor):
     async def execute_activity(
         self,
         input: ExecuteActivityInput,  # noqa: A002 - the SDK's name for it
     ) -> Any:
         time = activity.info().schedule_to_close_timeout
         assert time is not None
-        async with asyncio.timeout(time.total_seconds() / _ATTEMPTS_THAT_HANG):
-            return await self.next.execute_activity(input)
+        with observed(*input.args[:1]):
+            async with asyncio.timeout(time.total_seconds() / _ATTEMPTS_THAT_HANG):
+                return await self.next.execute_activity(input)

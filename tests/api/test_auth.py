@@ -5,7 +5,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Generator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 from uuid import uuid4
@@ -17,6 +17,7 @@ import pytest
 from api.app import create_app
 from api.auth import is_loopback
 from api.keys import SCOPES, ApiKey, digest, generate, parse
+from otlp import Collector, collecting
 from over_http import Story, gateway, problem
 from settings import Settings
 from support import eventually
@@ -279,7 +280,13 @@ class Spoken:
         await self._reading
 
 
-async def test_keys_and_passwords_are_in_no_log_answer_history_or_metric(waybill_settings, temporal):
+@pytest.fixture
+def collector() -> Generator[Collector]:
+    with collecting() as collector:
+        yield collector
+
+
+async def test_keys_and_passwords_are_in_no_log_answer_history_metric_or_trace(waybill_settings, temporal, collector):
     """A gateway and a worker at full voice, who are asked rightly, wrongly, and lose their database."""
     key, kept = generate("canary", "admin")
     password = f"canary{uuid4().hex}"
@@ -301,6 +308,7 @@ async def test_keys_and_passwords_are_in_no_log_answer_history_or_metric(waybill
         "WAYBILL_LOG_LEVEL": "debug",
         "TEMPORAL_ADDRESS": address,
         "TEMPORAL_NAMESPACE": temporal.namespace,
+        "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
     }
     lost = environment | {"WAYBILL_EVENT_STORE_URL": f"postgresql://waybill:{password}@127.0.0.1:1/event_store"}
     worker, api = await Spoken.start("worker", **environment), await Spoken.start("api", **environment)
@@ -330,6 +338,7 @@ async def test_keys_and_passwords_are_in_no_log_answer_history_or_metric(waybill
         "those that failed": "".join(process.said for process in failing),
         "answers": "".join(f"{answer.headers} {answer.text}" for answer in answers),
         "history": history.to_json(),
+        "traces": " ".join(body.decode("latin-1") for body in collector.bodies),
     }
     assert "canary" in said["history"], "the actor is told"
     for where, text in said.items():

@@ -9,6 +9,7 @@ from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
+from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
 from databases import PrivateServer
@@ -479,3 +480,21 @@ async def two_wait(other: Connection) -> bool:
     await other.execute("select pg_stat_clear_snapshot()")
     waits = "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
     return await other.fetchval(waits) == 2
+
+
+def counted(outcome: str) -> float:
+    return REGISTRY.get_sample_value("waybill_appends_total", {"outcome": outcome}) or 0
+
+
+async def test_appends_are_counted_by_what_came_of_them(store: PostgresStore):
+    known = ("appended", "repeated", "wrong_version", "stream_deleted")
+    before = {outcome: counted(outcome) for outcome in known}
+    stream, first = str(uuid4()), event("Added")
+    await store.append(Append(stream, "no_stream", [first]))
+    await store.append(Append(stream, "no_stream", [first]))
+    with pytest.raises(WrongExpectedVersion):
+        await store.append(Append(stream, "no_stream", [event("Added")]))
+    await store.delete_stream(stream)
+    with pytest.raises(StreamDeleted):
+        await store.append(Append(stream, "any", [event("Added")]))
+    assert {outcome: counted(outcome) - before[outcome] for outcome in known} == dict.fromkeys(known, 1)

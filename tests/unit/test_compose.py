@@ -51,7 +51,7 @@ def test_every_image_is_pinned_and_its_version_can_be_chosen(file: str) -> None:
     images = re.findall(r"^ +image: (\S+)$", read(file), flags=re.MULTILINE)
     assert images
     for image in images:
-        tag = re.fullmatch(r"[a-z/-]+:\$\{[A-Z_]+_VERSION:-(?P<tag>[\d.]+)\}|\$\{IMAGE:-waybill:local\}", image)
+        tag = re.fullmatch(r"[a-z/-]+:v?\$\{[A-Z_]+_VERSION:-(?P<tag>[\d.]+)\}|\$\{IMAGE:-waybill:local\}", image)
         assert tag, f"{image} moves"
         assert "auto-setup" not in image
 

@@ -1,0 +1,56 @@
+"""How a projection's batches are seen from outside: counted, and traced as part of what their events came from."""
+
+import time
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
+
+from prometheus_client import Counter, Histogram
+
+import tracing
+
+if TYPE_CHECKING:
+    from eventstore.store import RecordedEvent
+    from projections.builds import Build
+
+EVENTS = Counter("waybill_projection_events", "Events that a build has taken in, parked ones included.", ["build"])
+DELAY = Histogram(
+    "waybill_projection_delay_seconds",
+    "From an event's commit, by the database's clock, to that of its batch in the live read model: the oldest one's.",
+    ["projection"],
+    buckets=(0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 300),
+)
+
+# Who catches up with the events of a day has nothing to add to that day's traces.
+_TRACED_SECONDS = 60.0
+_KEY = b'"traceparent":"'
+_LENGTH = 55
+
+
+def taken_in(build: "Build", events: "Sequence[RecordedEvent]", parked: Collection[int], began: int) -> None:
+    """The events' rows, and the checkpoint behind them, are committed.
+
+    `parked` are the positions of those without rows; `began` is when they were begun with, in nanoseconds since 1970.
+    """
+    if not events:
+        return
+    EVENTS.labels(build.key).inc(len(events))
+    if build.stage != "live":
+        return
+    now = time.time()
+    DELAY.labels(build.projection).observe(max(0.0, now - events[0].created_at.timestamp()))
+    if tracing.is_on():
+        for event in events:
+            if now - event.created_at.timestamp() < _TRACED_SECONDS:
+                _trace(build, event, "parked" if event.position in parked else "projected", len(events), began)
+
+
+def _trace(build: "Build", event: "RecordedEvent", outcome: str, size: int, began: int) -> None:
+    about = {"waybill.event": event.type, "waybill.outcome": outcome, "waybill.batch.events": size}
+    place = traceparent_of(event.metadata)
+    tracing.following(f"project {build.projection}", place, kind="CONSUMER", at=began, attributes=about).end()
+
+
+def traceparent_of(metadata: bytes | None) -> str:
+    """Empty if there is none. Found, not parsed: that is cheap, and another program's metadata may be anything."""
+    before, _, rest = (metadata or b"").partition(_KEY)
+    return rest[:_LENGTH].decode("latin-1") if before else ""
