@@ -32,9 +32,8 @@ from eventstore.store import (
     ReserveOutcome,
     Snapshot,
     Start,
-    Subscription,
 )
-from eventstore.subscriptions import owning
+from eventstore.subscriptions import SessionSubscription, owning
 
 if TYPE_CHECKING:
     from eventstore.pool import Pool
@@ -106,7 +105,7 @@ class PostgresStore(Reader):
 
     def subscribe(
         self, name: str, *, stream_id: str = ALL_STREAM, start: Start = "origin", batch: int = 1000
-    ) -> AbstractAsyncContextManager[Subscription]:
+    ) -> AbstractAsyncContextManager[SessionSubscription]:
         return owning(self._url, name, stream_id, start, batch)
 
     async def record_snapshot(self, snapshot: Snapshot) -> None:

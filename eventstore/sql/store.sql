@@ -169,6 +169,22 @@ select subscription_id from known union all select subscription_id from entered;
 -- Try to become the owner of a subscription, for as long as this session lasts. The key is that of the original.
 select pg_try_advisory_lock('public.subscriptions'::regclass::oid::int, ($1::bigint % 2147483647)::int);
 
+-- name: displace
+-- End the session that owns subscription $1 but has said nothing for $2, and waits for its client: its process was
+-- stopped, or is cut off. Only of those that speak all the time while they live. Sessions of another login are left alone.
+select pg_terminate_backend(pid)
+from pg_locks
+join pg_stat_activity as session using (pid)
+where locktype = 'advisory' and granted and classid = 'public.subscriptions'::regclass
+  and objid = ($1::bigint % 2147483647)::oid
+  and database = (select oid from pg_database where datname = current_database())
+  and application_name = 'waybill owner' and usename = current_user
+  and wait_event_type = 'Client' and state_change <= clock_timestamp() - $2::interval;
+
+-- name: sign_of_life
+-- Says that the session's process goes on.
+select;
+
 -- name: checkpoint
 -- Where a subscription stands.
 select coalesce(last_seen, 0) from public.subscriptions where subscription_id = $1;
