@@ -20,6 +20,7 @@ from activities import all_activities
 from eventstore.adopted import AdoptedStore
 from eventstore.pool import open_pool
 from observability import configure_logging
+from projections.handlers.aggregate_deletion import PURGING
 from projections.handlers.driver import run as run_handlers
 from projections.handlers.registry import all_handlers
 from projections.registry import PROJECTIONS
@@ -176,7 +177,7 @@ async def _handling(
     async with AsyncExitStack() as resources:
         views = None
         if settings.purge_deleted:
-            views = await resources.enter_async_context(open_pool(settings.read_store_url, 1))
+            views = await resources.enter_async_context(open_pool(settings.read_store_url, 1, **PURGING))
         await resources.enter_async_context(
             _beside("handlers", run_handlers(all_handlers(store, wake, purge_from=views), store), broken)
         )

@@ -13,7 +13,7 @@ from uuid import UUID
 import asyncpg
 
 from eventstore.appender import RACES, Appender, again, expected_number, refusal
-from eventstore.pool import Line, open_pool
+from eventstore.pool import Line, open_connection, open_pool
 from eventstore.reader import BY_KEY, SQL, Reader
 from eventstore.store import (
     ALL_STREAM,
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 # Seconds. No index tells what was linked from a stream, so to remove one is to look through all events.
 _PATIENCE = 600
+# Likewise: longer than one of them takes.
+_LONGEST_HOLD = "15min"
 
 
 class PostgresStore(Reader):
@@ -91,6 +93,20 @@ class PostgresStore(Reader):
         row = await self._one_row(statement, stream_id, expected_number(expected))
         if row["outcome"] != "deleted":
             raise refusal(row["outcome"], stream_id, expected, row["version"])
+
+    @asynccontextmanager
+    async def no_subscription_begins(self) -> AsyncGenerator[None]:
+        """Within this block nobody who isn't known yet begins to read by a subscription.
+
+        After a quarter of an hour they do: whoever is in the block may have been stopped. Then leaving it raises what
+        asyncpg does. Other programs begin when they like.
+        """
+        async with (
+            open_connection(self._url, idle_in_transaction_session_timeout=_LONGEST_HOLD) as connection,
+            connection.transaction(),
+        ):
+            await connection.execute(SQL["no_subscription_begins"])
+            yield
 
     async def is_writable(self) -> bool:
         """Whether events can be appended: not to a standby, which answers everything else."""

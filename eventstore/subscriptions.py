@@ -167,8 +167,12 @@ async def _acquire(connection: "Connection", name: str, stream_id: str, start: S
 
 
 async def _enter(connection: "Connection", name: str, stream_id: str, start: Start) -> int:
-    while (number := await connection.fetchval(SQL["subscribe"], stream_id, name, start_after(start))) is None:
-        pass
+    after = start_after(start)
+    while (number := await connection.fetchval(SQL["subscription"], stream_id, name)) is None:
+        async with connection.transaction():
+            # It would see the streams begin and not end.
+            await connection.execute(SQL["nothing_is_purged"])
+            await connection.fetchval(SQL["subscribe"], stream_id, name, after)
     return number
 
 

@@ -151,6 +151,18 @@ set source_version = excluded.source_version, source_type = excluded.source_type
 where held.source_version < excluded.source_version
   or held.source_version > (select stream_version from stream);
 
+-- name: subscription
+-- The number of a subscription. $1 stream, $2 name.
+select subscription_id from public.subscriptions where stream_uuid = $1 and subscription_name = $2;
+
+-- name: nothing_is_purged
+-- Until the end of the transaction: who purges streams, once all have seen them end, shares this lock (below).
+select pg_advisory_xact_lock(hashtextextended('waybill.subscriptions', 0));
+
+-- name: no_subscription_begins
+-- Until the end of the transaction. Who enters one takes this lock alone (above).
+select pg_advisory_xact_lock_shared(hashtextextended('waybill.subscriptions', 0));
+
 -- name: subscribe
 -- Enter a subscription, or find it. $1 stream, $2 name, $3 the number to start after, null for the stream's end.
 -- No row: somebody has entered it at the same time, ask again.
