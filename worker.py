@@ -18,6 +18,7 @@ from temporalio.client import Client
 import settings as configuration
 from activities import all_activities
 from eventstore.adopted import AdoptedStore
+from eventstore.patience import patiently
 from eventstore.pool import open_pool
 from observability import configure_logging
 from projections.handlers.aggregate_deletion import PURGING
@@ -111,7 +112,9 @@ async def running(settings: Settings) -> AsyncGenerator[asyncio.Event]:
     async with AsyncExitStack() as resources:
         if settings.metrics_port is not None:
             resources.enter_context(_metrics(settings.metrics_host, settings.metrics_port))
-        store = await resources.enter_async_context(AdoptedStore.open(settings.event_store_url, settings.pool_size))
+        store = await resources.enter_async_context(
+            patiently(lambda: AdoptedStore.open(settings.event_store_url, settings.pool_size), settings.start_timeout)
+        )
         converter = data_converter(settings.payload_keys, settings.payload_key)
         client = await connect(configuration.temporal(), converter=converter)
         await register_search_attributes(client)
@@ -177,7 +180,9 @@ async def _handling(
     async with AsyncExitStack() as resources:
         views = None
         if settings.purge_deleted:
-            views = await resources.enter_async_context(open_pool(settings.read_store_url, 1, **PURGING))
+            views = await resources.enter_async_context(
+                patiently(lambda: open_pool(settings.read_store_url, 1, **PURGING), settings.start_timeout)
+            )
         await resources.enter_async_context(
             _beside("handlers", run_handlers(all_handlers(store, wake, purge_from=views), store), broken)
         )
