@@ -43,6 +43,15 @@ def configure_logging(level: str, log_format: Literal["json", "console"]) -> Non
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
     # Their debug is payloads: nobody's order numbers belong into a log.
     logging.getLogger("temporalio").setLevel(max(logging.INFO, logging.getLevelNamesMapping()[level.upper()]))
+    logging.getLogger("asyncpg.pool").addFilter(_without_traceback)
     # Their info is our debug.
     for noisy in ("httpx2", "httpcore2", "temporalio.activity", "asyncio"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.getLevelNamesMapping()[level.upper()]))
+
+
+def _without_traceback(record: logging.LogRecord) -> bool:
+    """While PostgreSQL is away, asyncpg's pools say so at each try, with pages of traceback: the reason is enough."""
+    if record.exc_info and record.exc_info[1]:
+        record.msg = f"{record.getMessage()}: {type(record.exc_info[1]).__name__}"
+        record.args, record.exc_info = (), None
+    return True

@@ -47,6 +47,8 @@ class Settings(BaseSettings):
     """The database of the read models; it may be on another server."""
     pool_size: PositiveInt = 10
     """Connections to each database that one process may hold."""
+    start_timeout: float = Field(default=30, ge=0)
+    """How long a worker or a gateway that starts waits for each of them, before it gives up."""
 
     task_queue: str = Field(default="waybill", min_length=1)
     order_idle_timeout: PositiveFloat = 24 * 3600

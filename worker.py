@@ -19,8 +19,10 @@ import settings as configuration
 from activities import all_activities
 from core_metrics import measured_runtime
 from eventstore.adopted import AdoptedStore
+from eventstore.patience import patiently
 from eventstore.pool import open_pool
 from observability import configure_logging
+from projections.handlers.aggregate_deletion import PURGING
 from projections.handlers.driver import run as run_handlers
 from projections.handlers.registry import all_handlers
 from projections.registry import PROJECTIONS
@@ -115,7 +117,9 @@ async def running(settings: Settings) -> AsyncGenerator[asyncio.Event]:
         if settings.metrics_port is not None:
             runtime = measured_runtime()
             resources.enter_context(_metrics(settings.metrics_host, settings.metrics_port))
-        store = await resources.enter_async_context(AdoptedStore.open(settings.event_store_url, settings.pool_size))
+        store = await resources.enter_async_context(
+            patiently(lambda: AdoptedStore.open(settings.event_store_url, settings.pool_size), settings.start_timeout)
+        )
         converter = data_converter(settings.payload_keys, settings.payload_key)
         client = await connect(configuration.temporal(), converter=converter, runtime=runtime)
         await register_search_attributes(client)
@@ -181,7 +185,9 @@ async def _handling(
     async with AsyncExitStack() as resources:
         views = None
         if settings.purge_deleted:
-            views = await resources.enter_async_context(open_pool(settings.read_store_url, 1))
+            views = await resources.enter_async_context(
+                patiently(lambda: open_pool(settings.read_store_url, 1, **PURGING), settings.start_timeout)
+            )
         await resources.enter_async_context(
             _beside("handlers", run_handlers(all_handlers(store, wake, purge_from=views), store), broken)
         )

@@ -32,6 +32,7 @@ from api.telemetry import REQUEST_ID, Telemetry
 from core_metrics import measured_runtime
 from eventstore.adopted import AdoptedStore
 from eventstore.listener import listening
+from eventstore.patience import patiently
 from eventstore.subscriptions import EVENTS_CHANNEL
 from observability import configure_logging
 from projections.queries import ReadStore
@@ -107,7 +108,8 @@ def create_app(settings: Settings) -> FastAPI:
 def serve(settings: Settings) -> None:
     """Serve until SIGINT or SIGTERM, then finish what has begun, within a bound.
 
-    Raises ConnectionError if one of the databases isn't there to begin with, SettingsError if everybody could use it.
+    Raises ConnectionError if one of the databases isn't there within WAYBILL_START_TIMEOUT, SettingsError if everybody
+    could use it.
     """
     if not settings.api_keys and not is_loopback(settings.api_host):
         raise SettingsError(
@@ -158,15 +160,23 @@ def _open_as_many_files_as_allowed(connections: int) -> None:
 
 
 async def _reach_databases(settings: Settings) -> None:
-    async with AdoptedStore.open(settings.event_store_url, 1), ReadStore.open(settings.read_store_url, 1):
+    async with _stores(settings, 1):
         pass
+
+
+@asynccontextmanager
+async def _stores(settings: Settings, size: int) -> AsyncGenerator[tuple[AdoptedStore, ReadStore]]:
+    async with (
+        patiently(lambda: AdoptedStore.open(settings.event_store_url, size), settings.start_timeout) as store,
+        patiently(lambda: ReadStore.open(settings.read_store_url, size), settings.start_timeout) as read_store,
+    ):
+        yield store, read_store
 
 
 @asynccontextmanager
 async def _open(settings: Settings) -> AsyncGenerator[Gateway]:
     async with AsyncExitStack() as stack:
-        store = await stack.enter_async_context(AdoptedStore.open(settings.event_store_url, settings.pool_size))
-        read_store = await stack.enter_async_context(ReadStore.open(settings.read_store_url, settings.pool_size))
+        store, read_store = await stack.enter_async_context(_stores(settings, settings.pool_size))
         consistency = Consistency(read_store.positions)
         stack.push_async_callback(consistency.close)
         await stack.enter_async_context(listening(settings.read_store_url, PROJECTIONS_CHANNEL, consistency.heard))

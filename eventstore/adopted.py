@@ -21,8 +21,8 @@ from eventstore.store import (
     Snapshot,
     Start,
     StreamInfo,
-    Subscription,
 )
+from eventstore.subscriptions import SessionSubscription
 
 _SQL = load_statements("eventstore", "adopt.sql")
 
@@ -76,7 +76,7 @@ class AdoptedStore(PostgresStore):
 
     def subscribe(
         self, name: str, *, stream_id: str = ALL_STREAM, start: Start = "origin", batch: int = 1000
-    ) -> AbstractAsyncContextManager[Subscription]:
+    ) -> AbstractAsyncContextManager[SessionSubscription]:
         return super().subscribe(name, stream_id=self._name(stream_id), start=start, batch=batch)
 
     async def record_snapshot(self, snapshot: Snapshot) -> None:

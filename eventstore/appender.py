@@ -21,7 +21,7 @@ import structlog
 
 import tracing
 from eventstore import telemetry
-from eventstore.pool import Line
+from eventstore.pool import UNAVAILABLE, Line
 from eventstore.store import (
     ALL_STREAM,
     Append,
@@ -50,20 +50,6 @@ RACES = (
     asyncpg.ForeignKeyViolationError,
 )
 """Another transaction came in between: nothing was written, the next attempt sees what it did."""
-
-UNAVAILABLE = (
-    OSError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,
-    asyncpg.PostgresConnectionError,
-    asyncpg.OperatorInterventionError,
-    asyncpg.CannotConnectNowError,
-    asyncpg.TooManyConnectionsError,
-    asyncpg.ReadOnlySQLTransactionError,
-    TimeoutError,
-)
-"""What asyncpg raises while the server is away, restarting, being killed, or a standby."""
-
 
 _ATTEMPTS = 8
 _PATIENCE = 30.0

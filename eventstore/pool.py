@@ -15,6 +15,19 @@ if TYPE_CHECKING:
     Pool = asyncpg.Pool[asyncpg.Record]
     Connection = asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]
 
+UNAVAILABLE = (
+    OSError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.TooManyConnectionsError,
+    asyncpg.ReadOnlySQLTransactionError,
+    TimeoutError,
+)
+"""What asyncpg raises while the server is away, restarting, being killed, or a standby."""
+
 # A server that answers nothing at all must not hold a caller for ever.
 _CONNECT_TIMEOUT = 5
 STATEMENT_TIMEOUT = 30
@@ -25,7 +38,10 @@ _LONGEST_IDLE = 300
 
 @asynccontextmanager
 async def open_pool(url: str, size: int, **settings: str) -> AsyncGenerator["Pool"]:
-    """At most `size` connections, the first opened at once. `settings` are PostgreSQL's, for every connection."""
+    """At most `size` connections, the first opened at once. `settings` are PostgreSQL's, for every connection.
+
+    Raises ConnectionError while PostgreSQL is away.
+    """
     creating = asyncpg.create_pool(
         url,
         min_size=1,
@@ -38,8 +54,11 @@ async def open_pool(url: str, size: int, **settings: str) -> AsyncGenerator["Poo
     )
     try:
         pool = await creating
-    except OSError as error:
-        raise ConnectionError(f"no PostgreSQL at {_place(url)}: {error.strerror or error}") from error
+    except UNAVAILABLE as error:
+        # asyncpg's complaints about wrong arguments are interface errors, too.
+        if isinstance(error, ValueError):
+            raise
+        raise ConnectionError(f"no PostgreSQL at {_place(url)}: {_reason(error)}") from error
     async with pool:
         yield pool
 
@@ -114,6 +133,11 @@ async def _close(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
     # What went before counts, not that a connection which is gone can't say goodbye.
     with suppress(Exception):
         await connection.close(timeout=_CONNECT_TIMEOUT)
+
+
+def _reason(error: Exception) -> str:
+    told = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
+    return " ".join(told.split())
 
 
 def _place(url: str) -> str:

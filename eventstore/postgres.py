@@ -13,7 +13,7 @@ from uuid import UUID
 import asyncpg
 
 from eventstore.appender import RACES, Appender, again, expected_number, refusal
-from eventstore.pool import Line, open_pool
+from eventstore.pool import Line, open_connection, open_pool
 from eventstore.reader import BY_KEY, SQL, Reader
 from eventstore.store import (
     ALL_STREAM,
@@ -32,15 +32,16 @@ from eventstore.store import (
     ReserveOutcome,
     Snapshot,
     Start,
-    Subscription,
 )
-from eventstore.subscriptions import owning
+from eventstore.subscriptions import SessionSubscription, owning
 
 if TYPE_CHECKING:
     from eventstore.pool import Pool
 
 # Seconds. No index tells what was linked from a stream, so to remove one is to look through all events.
 _PATIENCE = 600
+# Likewise: longer than one of them takes.
+_LONGEST_HOLD = "15min"
 
 
 class PostgresStore(Reader):
@@ -93,6 +94,20 @@ class PostgresStore(Reader):
         if row["outcome"] != "deleted":
             raise refusal(row["outcome"], stream_id, expected, row["version"])
 
+    @asynccontextmanager
+    async def no_subscription_begins(self) -> AsyncGenerator[None]:
+        """Within this block nobody who isn't known yet begins to read by a subscription.
+
+        After a quarter of an hour they do: whoever is in the block may have been stopped. Then leaving it raises what
+        asyncpg does. Other programs begin when they like.
+        """
+        async with (
+            open_connection(self._url, idle_in_transaction_session_timeout=_LONGEST_HOLD) as connection,
+            connection.transaction(),
+        ):
+            await connection.execute(SQL["no_subscription_begins"])
+            yield
+
     async def is_writable(self) -> bool:
         """Whether events can be appended: not to a standby, which answers everything else."""
         return await self._pool.fetchval(SQL["writable"])
@@ -106,7 +121,7 @@ class PostgresStore(Reader):
 
     def subscribe(
         self, name: str, *, stream_id: str = ALL_STREAM, start: Start = "origin", batch: int = 1000
-    ) -> AbstractAsyncContextManager[Subscription]:
+    ) -> AbstractAsyncContextManager[SessionSubscription]:
         return owning(self._url, name, stream_id, start, batch)
 
     async def record_snapshot(self, snapshot: Snapshot) -> None:

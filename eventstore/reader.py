@@ -21,6 +21,7 @@ from eventstore.store import (
 
 if TYPE_CHECKING:
     from eventstore.pool import Connection, Pool
+    from eventstore.subscriptions import Session
 
 SQL = load_statements("eventstore", "store.sql")
 
@@ -39,7 +40,7 @@ fits all values. And no page is worth the workers that the planner would start f
 class Reader:
     """The reading half of an EventStore (see store.py)."""
 
-    def __init__(self, source: "Pool | Connection") -> None:
+    def __init__(self, source: "Pool | Connection | Session") -> None:
         self._source = source
 
     async def load(self, stream_id: str, event_id: UUID | None = None) -> History:

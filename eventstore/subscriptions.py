@@ -1,13 +1,15 @@
 """Persistent subscriptions: each has one owner at a time, who goes on where the last one has stopped.
 
 The owner holds an advisory lock in a session of its own, which also reads, listens and moves the checkpoint: when it
-is gone, all of that ends at once, and nothing is written by who owns the subscription no longer.
+is gone, all of that ends at once, and nothing is written by who owns the subscription no longer. A session that falls
+silent, because its process was stopped, say, is ended by whoever waits for the subscription.
 """
 
 import asyncio
 import random
 from collections.abc import AsyncGenerator, Generator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from datetime import timedelta
 from typing import TYPE_CHECKING, Protocol, Self
 
 import structlog
@@ -19,6 +21,8 @@ from eventstore.reader import BY_KEY, SQL, Reader
 from eventstore.store import RecordedEvent, Start, SubscriptionLost
 
 if TYPE_CHECKING:
+    import asyncpg
+
     from eventstore.pool import Connection
 
 log = structlog.get_logger(__name__)
@@ -26,6 +30,13 @@ log = structlog.get_logger(__name__)
 EVENTS_CHANNEL = "public.events"
 POLL = 0.5
 """Seconds between two looks for events that no notification has told of, and for a subscription to become free."""
+
+SILENCE = 10.0
+"""Seconds after which an owner that says nothing is taken for stopped. Whoever lives speaks once in HEARTBEAT."""
+HEARTBEAT = 1.0
+
+OWNER = "waybill owner"
+"""What the sessions are called that speak so often. The name stands in sql/store.sql, and in handlers.sql, too."""
 
 # A host that vanished says no goodbye: PostgreSQL is to find out in ten seconds and not in two hours.
 _KEEPALIVES = {"tcp_keepalives_idle": "5", "tcp_keepalives_interval": "2", "tcp_keepalives_count": "3"}
@@ -89,20 +100,48 @@ def start_after(start: Start) -> int | None:
             raise ValueError(f"a subscription starts after 0 or a greater number, not {start}")
 
 
+class SessionSubscription(OwnedSubscription):
+    """A Subscription in PostgreSQL, and the session by which it is owned."""
+
+    def __init__(self, ownership: "_OwnedBySession", name: str, checkpoint: int, batch: int) -> None:
+        super().__init__(ownership, name, checkpoint, batch)
+        self.session = ownership.session
+
+
 @asynccontextmanager
-async def owning(url: str, name: str, stream_id: str, start: Start, batch: int) -> AsyncGenerator[OwnedSubscription]:
+async def owning(url: str, name: str, stream_id: str, start: Start, batch: int) -> AsyncGenerator[SessionSubscription]:
     """The subscription in the event store at `url`, once this is its owner."""
-    async with AsyncExitStack() as session:
+    async with AsyncExitStack() as stack:
         with _losing():
-            connection = await session.enter_async_context(open_connection(url, **BY_KEY, **_KEEPALIVES))
+            connection = await stack.enter_async_context(
+                open_connection(url, application_name=OWNER, **BY_KEY, **_KEEPALIVES)
+            )
             number, checkpoint = await _acquire(connection, name, stream_id, start)
-            ownership = _Session(connection, stream_id, number)
+            session = Session(connection)
+            ownership = _OwnedBySession(session, stream_id, number)
             await connection.add_listener(
                 EVENTS_CHANNEL, lambda _connection, _pid, _channel, payload: ownership.notice(str(payload))
             )
             connection.add_termination_listener(lambda _connection: ownership.woken.set())
         log.info("subscription.owned", name=name, stream_id=stream_id, checkpoint=checkpoint)
-        yield OwnedSubscription(ownership, name, checkpoint, batch)
+        await stack.enter_async_context(_speaking(session))
+        yield SessionSubscription(ownership, name, checkpoint, batch)
+
+
+@asynccontextmanager
+async def _speaking(session: "Session") -> AsyncGenerator[None]:
+    async def speak() -> None:
+        with suppress(SubscriptionLost):
+            while True:
+                await asyncio.sleep(HEARTBEAT)
+                await session.execute(SQL["sign_of_life"])
+
+    task = asyncio.create_task(speak(), name="sign of life")
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
 
 
 @contextmanager
@@ -120,7 +159,7 @@ async def _acquire(connection: "Connection", name: str, stream_id: str, start: S
     """Wait until this session owns the subscription; gives its number and its checkpoint."""
     while True:
         number = await _enter(connection, name, stream_id, start)
-        await _lock(connection, number)
+        await _lock(connection, name, number)
         # Not before: the last owner may just have moved it. Gone: the stream was purged meanwhile.
         checkpoint = await connection.fetchval(SQL["checkpoint"], number)
         if checkpoint is not None:
@@ -128,24 +167,58 @@ async def _acquire(connection: "Connection", name: str, stream_id: str, start: S
 
 
 async def _enter(connection: "Connection", name: str, stream_id: str, start: Start) -> int:
-    while (number := await connection.fetchval(SQL["subscribe"], stream_id, name, start_after(start))) is None:
-        pass
+    after = start_after(start)
+    while (number := await connection.fetchval(SQL["subscription"], stream_id, name)) is None:
+        async with connection.transaction():
+            # It would see the streams begin and not end.
+            await connection.execute(SQL["nothing_is_purged"])
+            await connection.fetchval(SQL["subscribe"], stream_id, name, after)
     return number
 
 
-async def _lock(connection: "Connection", number: int) -> None:
+async def _lock(connection: "Connection", name: str, number: int) -> None:
+    clock = asyncio.get_running_loop().time
+    look_at = clock()
     # Asked again and again: a statement that waits would keep the database from cleaning up.
-    while not await connection.fetchval(SQL["own"], number):  # noqa: ASYNC110 - another session's lock is no event
+    while not await connection.fetchval(SQL["own"], number):
+        if clock() >= look_at:
+            # Locks and sessions are nothing to look through all the time.
+            look_at = clock() + SILENCE / 2
+            if await connection.fetchval(SQL["displace"], number, timedelta(seconds=SILENCE)):
+                log.warning("subscription.displaced", name=name)
         await asyncio.sleep(POLL * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, no secret
 
 
-class _Session:
+class Session:
+    """The owner's session: what goes through it is done by the owner, or not at all. One statement at a time.
+
+    Raises SubscriptionLost when it is gone.
+    """
+
+    def __init__(self, connection: "Connection") -> None:
+        self._connection = connection
+        self._turn = asyncio.Lock()
+
+    async def fetch(self, statement: str, *arguments: object) -> "list[asyncpg.Record]":
+        async with self._turn:
+            with _losing():
+                return await self._connection.fetch(statement, *arguments)
+
+    async def fetchrow(self, statement: str, *arguments: object) -> "asyncpg.Record | None":
+        rows = await self.fetch(statement, *arguments)
+        return rows[0] if rows else None
+
+    async def execute(self, statement: str, *arguments: object) -> None:
+        await self.fetch(statement, *arguments)
+
+
+class _OwnedBySession:
     """Ownership by a session of PostgreSQL."""
 
-    def __init__(self, connection: "Connection", stream_id: str, number: int) -> None:
+    def __init__(self, session: Session, stream_id: str, number: int) -> None:
         self.woken = asyncio.Event()
-        self._connection = connection
-        self._reader = Reader(connection)
+        self.session = session
+        self._reader = Reader(session)
         self._stream_id = stream_id
         self._number = number
 
@@ -154,9 +227,7 @@ class _Session:
             self.woken.set()
 
     async def read(self, after: int, limit: int) -> list[RecordedEvent]:
-        with _losing():
-            return await self._reader.read_stream(self._stream_id, after=after, limit=limit)
+        return await self._reader.read_stream(self._stream_id, after=after, limit=limit)
 
     async def advance(self, seen: int, to: int) -> bool:
-        with _losing():
-            return await self._connection.fetchval(SQL["advance"], self._number, seen, to) is not None
+        return await self.session.fetchrow(SQL["advance"], self._number, seen, to) is not None

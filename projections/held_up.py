@@ -161,7 +161,7 @@ class HeldUp:
         assert marked
         if not marked["to_retry"] and marked["discarded"] == self._discards:
             return ()
-        await self._connection.execute(_SQL["unblock"], self._build)
+        await parking.unblock(self._connection, self._build)
         due = await parking.due(self._connection, self._build, limit)
         if due:
             # What is done with may let others go on.

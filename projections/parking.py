@@ -16,8 +16,9 @@ from eventstore.store import RecordedEvent
 
 if TYPE_CHECKING:
     from eventstore.pool import Connection, Pool
+    from eventstore.subscriptions import Session
 
-Place: TypeAlias = "Pool | Connection"
+Place: TypeAlias = "Pool | Connection | Session"
 """Where there are parked events: the event store's database, or the read store's."""
 
 State = Literal["failed", "behind", "retry", "waiting", "discarded"]
@@ -94,13 +95,23 @@ async def held_up(place: Place, subscriber: str, among: Collection[str] | None =
     return {row["stream_id"] for row in await place.fetch(_SQL["held_up"], subscriber, among)}
 
 
-async def due(place: Place, subscriber: str, limit: int, *, orphans: bool = False) -> list[Parked]:
+async def due(place: Place, subscriber: str, limit: int) -> list[Parked]:
     """What is to be looked at now, at most `limit` events in order: of a stream that is due all, from the first on.
 
-    `orphans`: also what stands behind nothing of its own stream. For who lets events wait for those of other streams,
-    that is no reason.
+    Asking costs next to nothing while nothing is due, however much waits.
     """
-    return [Parked(*row) for row in await place.fetch(_SQL["due"], subscriber, limit, orphans)]
+    return [Parked(*row) for row in await place.fetch(_SQL["due"], subscriber, limit)]
+
+
+async def discards(place: Place, subscriber: str) -> int:
+    """How many events were given up: what was parked behind one of them just then has to be told (`unblock`)."""
+    (row,) = await place.fetch(_SQL["discards"], subscriber)
+    return row["count"]
+
+
+async def unblock(place: Place, subscriber: str) -> None:
+    """Let events be due that nothing holds up any more. It looks at all that stand behind others."""
+    await place.execute(_SQL["unblock"], subscriber)
 
 
 # --- For whoever looks after them, wherever they are

@@ -151,6 +151,18 @@ set source_version = excluded.source_version, source_type = excluded.source_type
 where held.source_version < excluded.source_version
   or held.source_version > (select stream_version from stream);
 
+-- name: subscription
+-- The number of a subscription. $1 stream, $2 name.
+select subscription_id from public.subscriptions where stream_uuid = $1 and subscription_name = $2;
+
+-- name: nothing_is_purged
+-- Until the end of the transaction: who purges streams, once all have seen them end, shares this lock (below).
+select pg_advisory_xact_lock(hashtextextended('waybill.subscriptions', 0));
+
+-- name: no_subscription_begins
+-- Until the end of the transaction. Who enters one takes this lock alone (above).
+select pg_advisory_xact_lock_shared(hashtextextended('waybill.subscriptions', 0));
+
 -- name: subscribe
 -- Enter a subscription, or find it. $1 stream, $2 name, $3 the number to start after, null for the stream's end.
 -- No row: somebody has entered it at the same time, ask again.
@@ -168,6 +180,22 @@ select subscription_id from known union all select subscription_id from entered;
 -- name: own
 -- Try to become the owner of a subscription, for as long as this session lasts. The key is that of the original.
 select pg_try_advisory_lock('public.subscriptions'::regclass::oid::int, ($1::bigint % 2147483647)::int);
+
+-- name: displace
+-- End the session that owns subscription $1 but has said nothing for $2, and waits for its client: its process was
+-- stopped, or is cut off. Only of those that speak all the time while they live. Sessions of another login are left alone.
+select pg_terminate_backend(pid)
+from pg_locks
+join pg_stat_activity as session using (pid)
+where locktype = 'advisory' and granted and classid = 'public.subscriptions'::regclass
+  and objid = ($1::bigint % 2147483647)::oid
+  and database = (select oid from pg_database where datname = current_database())
+  and application_name = 'waybill owner' and usename = current_user
+  and wait_event_type = 'Client' and state_change <= clock_timestamp() - $2::interval;
+
+-- name: sign_of_life
+-- Says that the session's process goes on.
+select;
 
 -- name: checkpoint
 -- Where a subscription stands.

@@ -32,8 +32,11 @@ _DELETED = TYPE_OF_EVENT[OrderDeleted]
 _COMPLETED = TYPE_OF_EVENT[OrderCompleted]
 # As a rule everybody has seen it by then.
 _RIPE_AFTER = 10.0
-# While a batch is purged, no build of a read model can begin.
+# While a batch is purged, no subscription and no build of a read model can begin.
 _BATCH = 50
+
+PURGING = {"idle_in_transaction_session_timeout": "15min"}
+"""For connections to the read store: a process that was stopped keeps builds from beginning no longer than that."""
 
 
 class Purge:
@@ -47,8 +50,12 @@ class Purge:
     async def handle(self, events: Sequence[RecordedEvent]) -> NotDoneYet:
         streams = [event.stream_id for event in events]
         not_done: dict[int, NotDone] = {}
-        async with self._views.acquire() as views, views.transaction():
-            # A build that begins in between would see the orders come and not go.
+        async with (
+            # Who begins in between, a subscription or a build, would see the orders come and not go.
+            self._store.no_subscription_begins(),
+            self._views.acquire() as views,
+            views.transaction(),
+        ):
             await views.execute(_SQL["no_build_begins"])
             rows = await self._store.pool.fetch(_SQL["unseen"], streams, NAME)
             rows += await views.fetch(_SQL["unprojected"], streams, [event.position for event in events])

@@ -1,7 +1,8 @@
 """Runs event handlers: each has one owner among all workers, and sees to the events from its checkpoint on, for ever.
 
 At least once, and a stream's events in their order. The checkpoint never waits for an event: what can't be seen to is
-parked, with the later events of its stream behind it, before the checkpoint moves on.
+parked, with the later events of its stream behind it, before the checkpoint moves on. Both by the session that owns the
+subscription: an owner that was stopped, and comes back after another has taken over, writes nothing.
 """
 
 import asyncio
@@ -17,10 +18,11 @@ from prometheus_client import Counter
 from eventstore.listener import pause_after
 from eventstore.postgres import PostgresStore
 from eventstore.store import RecordedEvent, Subscription, SubscriptionLost
+from eventstore.subscriptions import SessionSubscription
 from projections import parking
 from projections.faults import describe, is_fault, is_outage, raise_if_cancelled
 from projections.handlers.handler import Handler
-from projections.parking import Parking
+from projections.parking import Parking, Place
 
 log = structlog.get_logger(__name__)
 
@@ -58,6 +60,8 @@ class Driver:
         self._store = store
         self._unripe: list[tuple[float, RecordedEvent]] = []
         """Events that were delivered and are left alone for a while yet: each with the time when it is due."""
+        self._discards: int | None = None
+        """How many events were given up when those behind them were last let go; None: let them."""
         self._failures = 0
         self._log = log.bind(handler=handler.name)
 
@@ -71,18 +75,18 @@ class Driver:
                 self._failed(error)
             await asyncio.sleep(pause_after(self._failures))
 
-    async def _own(self, subscription: Subscription) -> NoReturn:
+    async def _own(self, subscription: SessionSubscription) -> NoReturn:
         coming: asyncio.Task[list[RecordedEvent]] | None = None
-        self._unripe = []
+        self._unripe, self._discards = [], None
         try:
             while True:
                 coming = coming or asyncio.create_task(self._next(subscription))
                 await asyncio.wait([coming], timeout=POLL)
                 if coming.done():
                     batch, coming = coming.result(), None
-                    await self._take(batch)
+                    await self._take(batch, subscription.session)
                     await subscription.ack(batch[-1])
-                await self._look_again()
+                await self._look_again(subscription.session)
                 self._succeeded()
         finally:
             if coming is not None:
@@ -104,27 +108,32 @@ class Driver:
         self._unripe = self._unripe[len(due) :]
         return due
 
-    async def _take(self, batch: Sequence[RecordedEvent]) -> None:
+    async def _take(self, batch: Sequence[RecordedEvent], place: Place) -> None:
         """See to what is new."""
         events = [event for event in batch if self._handler.wants(event)]
         if not events:
             return
-        held_up = await parking.held_up(self._store.pool, self._name, {event.stream_id for event in events})
+        held_up = await parking.held_up(place, self._name, {event.stream_id for event in events})
         behind = [Parking(event, "behind") for event in events if event.stream_id in held_up]
         left = await self._persist([event for event in events if event.stream_id not in held_up], {})
-        await parking.park(self._store.pool, self._name, [*behind, *left])
+        await parking.park(place, self._name, [*behind, *left])
 
-    async def _look_again(self) -> None:
+    async def _look_again(self, place: Place) -> None:
         """See to what is parked and due."""
-        due = await parking.due(self._store.pool, self._name, self._handler.batch, orphans=True)
+        discards = await parking.discards(place, self._name)
+        if discards != self._discards:
+            # Something may just have been parked behind what was given up.
+            await parking.unblock(place, self._name)
+            self._discards = discards
+        due = await parking.due(place, self._name, self._handler.batch)
         if not due:
             return
         events = await self._store.find_events([parked.event_id for parked in due])
         left = await self._persist(events, {parked.position: parked.attempts for parked in due})
         still = {parking.event.position for parking in left}
         # What isn't there any more, because it was purged, is done with.
-        await parking.done(self._store.pool, self._name, [each.position for each in due if each.position not in still])
-        await parking.park(self._store.pool, self._name, left)
+        await parking.done(place, self._name, [each.position for each in due if each.position not in still])
+        await parking.park(place, self._name, left)
 
     async def _persist(self, events: Sequence[RecordedEvent], looks: Mapping[int, int]) -> list[Parking]:
         """See to the events, and give those that are to be parked. `looks`: how often each was looked at before."""

@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from eventstore.adopted import AdoptedStore
 from eventstore.statements import load_statements
+from eventstore.subscriptions import SILENCE
 from projections import parking
 from projections.handlers import aggregate_deletion, shipment, stream_linker
 from projections.handlers.handler import Handler
@@ -38,7 +40,8 @@ class HandlerStatus:
     lag_seconds: float
     """The age of the first of them; 0 if there is none."""
     owner: str | None
-    """Where the session is that owns its subscription, as far as the database tells; None if nobody does."""
+    """Where the session is that owns its subscription, as far as the database tells; None if nobody does,
+    or its process was stopped."""
     parked: int
     """Events that were set aside, those that wait included. What was discarded doesn't count."""
 
@@ -60,7 +63,7 @@ async def handlers_status(events: "Pool") -> list[HandlerStatus]:
             owner=_owner(row["owner_pid"], row["owner_host"]),
             parked=sum(count for state, count in counts.get(row["name"], {}).items() if state != "discarded"),
         )
-        for row in await events.fetch(_SQL["status"], NAMES)
+        for row in await events.fetch(_SQL["status"], NAMES, timedelta(seconds=SILENCE))
     ]
 
 

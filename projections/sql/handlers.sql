@@ -45,11 +45,12 @@ where stream_uuid = $1 and own.original_stream_id = own.stream_id
 order by own.stream_version;
 
 -- name: status
--- How far the handlers $1 have come, and by which session of the database they are owned.
+-- How far the handlers $1 have come, and by which session of the database they are owned. One that has said nothing for
+-- $2, and waits for its client, is of a process that was stopped (see displace in store.sql).
 select subscription_name as name, coalesce(last_seen, 0) as position,
   greatest(head.stream_version - coalesce(last_seen, 0), 0) as lag,
   coalesce(extract(epoch from clock_timestamp() - next.created_at), 0)::float8 as lag_seconds,
-  pid as owner_pid, host(client_addr) as owner_host
+  case when not silent then pid end as owner_pid, host(client_addr) as owner_host
 from public.subscriptions
 join public.streams as head on head.stream_id = 0
 left join lateral (
@@ -62,6 +63,12 @@ left join lateral (
 left join pg_locks on locktype = 'advisory' and granted and classid = 'public.subscriptions'::regclass
   and objid = (subscription_id % 2147483647)::oid
   and database = (select oid from pg_database where datname = current_database())
-left join pg_stat_activity using (pid)
+left join pg_stat_activity as session using (pid)
+cross join lateral (
+  select coalesce(
+    application_name = 'waybill owner' and wait_event_type = 'Client' and state_change <= clock_timestamp() - $2::interval,
+    false
+  ) as silent
+) as its
 where subscriptions.stream_uuid = '$all' and subscription_name = any ($1)
 order by subscription_id;

@@ -35,21 +35,54 @@ select distinct stream_id from waybill.parked
 where subscriber = $1 and state <> 'discarded' and ($2::text[] is null or stream_id = any ($2));
 
 -- name: due
--- What a subscriber is to look at now: the events of streams whose first is due, in order. $1 subscriber, $2 limit,
--- $3 whether one that stands behind nothing is due.
-with first as (
-  select distinct on (stream_id) stream_id, state, retry_at
-  from waybill.parked
-  where subscriber = $1 and state <> 'discarded'
-  order by stream_id, position
+-- What a subscriber is to look at now: the events of streams whose first is due, in order. An index each finds those
+-- that somebody has marked and those whose time has come, and leaves alone what waits. Of either it takes no more than
+-- can be looked at. $1 subscriber, $2 limit.
+with marked as (
+  (select stream_id from waybill.parked where subscriber = $1 and state = 'retry' order by position limit $2)
+  union
+  (
+    select stream_id from waybill.parked
+    where subscriber = $1 and retry_at <= statement_timestamp()
+    order by retry_at
+    limit $2
+  )
 )
-select parked.*
-from first
-join waybill.parked using (stream_id)
-where (first.state = 'retry' or first.retry_at <= clock_timestamp() or ($3 and first.state = 'behind'))
-  and parked.subscriber = $1 and parked.state <> 'discarded'
-order by position
+select its.*
+from marked
+cross join lateral (
+  select state, retry_at from waybill.parked
+  where subscriber = $1 and stream_id = marked.stream_id and state <> 'discarded'
+  order by position
+  limit 1
+) as first
+cross join lateral (
+  select * from waybill.parked
+  where subscriber = $1 and stream_id = marked.stream_id and state <> 'discarded'
+  order by position
+  limit $2
+) as its
+where first.state = 'retry' or first.retry_at <= statement_timestamp()
+order by its.position
 limit $2;
+
+-- name: discards
+-- How many events were given up for the subscriber $1.
+select count(*) from waybill.parked where subscriber = $1 and state = 'discarded';
+
+-- name: unblock
+-- Let parked events be looked at that nothing holds up any more. $1 subscriber.
+update waybill.parked as waiting set state = 'retry'
+where subscriber = $1 and state = 'behind'
+  and not exists (
+    select from waybill.parked as earlier
+    where earlier.subscriber = $1 and earlier.stream_id = waiting.stream_id and earlier.position < waiting.position
+      and earlier.state <> 'discarded'
+  )
+  and not exists (
+    select from waybill.parked as ahead
+    where ahead.subscriber = $1 and ahead.stream_id = waiting.reason and ahead.state <> 'discarded'
+  );
 
 -- name: listed
 -- Parked events, those that somebody has to see to first. $1 subscriber, or null for all of them, $2 limit.

@@ -81,26 +81,11 @@ update waybill.projections set owner = null, lease_until = clock_timestamp() whe
 select position from waybill.parked where subscriber = $1 and state = 'discarded';
 
 -- name: marked
--- How many parked events of the build $1 are to be looked at now, and how many were given up.
-select count(*) filter (where state = 'retry') as to_retry, count(*) filter (where state = 'discarded') as discarded
-from waybill.parked
-where subscriber = $1 and state in ('retry', 'discarded');
+-- Whether parked events of the build $1 are to be looked at now, and how many were given up.
+select exists (select from waybill.parked where subscriber = $1 and state = 'retry') as to_retry,
+  (select count(*) from waybill.parked where subscriber = $1 and state = 'discarded') as discarded;
 
 -- name: known_now
 -- Let events be looked at that were parked because their type wasn't known. $1 build, $2 that reason, $3 types known now.
 update waybill.parked set state = 'retry', retry_at = null
 where subscriber = $1 and state = 'failed' and reason = $2 and event_type = any ($3);
-
--- name: unblock
--- Let parked events be looked at that nothing holds up any more. $1 build.
-update waybill.parked as waiting set state = 'retry'
-where subscriber = $1 and state = 'behind'
-  and not exists (
-    select from waybill.parked as earlier
-    where earlier.subscriber = $1 and earlier.stream_id = waiting.stream_id and earlier.position < waiting.position
-      and earlier.state <> 'discarded'
-  )
-  and not exists (
-    select from waybill.parked as ahead
-    where ahead.subscriber = $1 and ahead.stream_id = waiting.reason and ahead.state <> 'discarded'
-  );

@@ -1,5 +1,6 @@
 """The handler `aggregate_deletion`: deleted orders are removed for good, once everybody has seen that."""
 
+import asyncio
 from collections.abc import AsyncGenerator
 from urllib.parse import urlsplit
 from uuid import UUID, uuid4
@@ -16,6 +17,7 @@ from eventstore.codec import encode
 from eventstore.migrate import migrate
 from eventstore.pool import open_pool
 from eventstore.postgres import PostgresStore
+from eventstore.reader import SQL
 from eventstore.store import Append, NewEvent
 from handling import handled_up_to_now, handling, happen, nothing_parked, states
 from projecting import append_all, caught_up, created, projecting, rows
@@ -89,6 +91,55 @@ async def test_nothing_is_removed_while_a_build_begins(store: PostgresStore, vie
         await eventually(it_waits_for_the_build)
         assert not await is_gone(store, order_id)
     await beginning.close()
+
+
+async def test_nothing_is_removed_while_a_subscription_begins(
+    store: PostgresStore, views, event_store_url: str
+) -> None:
+    order_id = await deleted_order(store)
+    beginning = await asyncpg.connect(event_store_url)
+    begun = beginning.transaction()
+    await begun.start()
+    await beginning.execute(SQL["nothing_is_purged"])
+    assert await beginning.fetchval(SQL["subscribe"], "$all", "late", 0)
+
+    async def is_waited_for() -> bool:
+        return bool(await beginning.fetchval("select true from pg_locks where locktype = 'advisory' and not granted"))
+
+    async with purging(store, views):
+        await eventually(is_waited_for)
+        assert not await is_gone(store, order_id)
+        await begun.commit()
+
+        async def it_waits_for_the_subscription() -> bool:
+            return await waits_for(store) == "the subscription late to $all has not seen all of it yet"
+
+        await eventually(it_waits_for_the_subscription)
+        async with store.subscribe("late") as late:
+            seen = await anext(late)
+            assert [event.type for event in seen] == ["Order.OrderCreated", "Order.OrderDeleted"]
+            await late.ack(seen[-1])
+        await eventually(lambda: is_gone(store, order_id))
+    await beginning.close()
+
+
+async def test_no_subscription_begins_while_streams_are_removed_but_those_that_have_begun_go_on(
+    store: PostgresStore,
+) -> None:
+    await happen(store, "apples", "Picked")
+    async with store.subscribe("known"):
+        pass
+
+    async def begin(name: str) -> int:
+        async with store.subscribe(name) as subscription:
+            return len(await anext(subscription))
+
+    async with store.no_subscription_begins():
+        late = asyncio.ensure_future(begin("late"))
+        assert await asyncio.wait_for(begin("known"), 10) == 1
+        done, _ = await asyncio.wait([late], timeout=0.5)
+        assert not done
+    assert await asyncio.wait_for(late, 10) == 1
 
 
 async def test_a_deleted_order_is_removed_and_others_stay(store: PostgresStore, views) -> None:

@@ -167,7 +167,8 @@ async def test_a_second_signal_ends_all_workers_at_once(worker, orders, event_st
 
 
 async def test_workers_that_can_not_start_end_the_command_with_one_line(worker):
-    async with worker("--processes", "2", WAYBILL_EVENT_STORE_URL="postgresql://127.0.0.1:1/x") as fleet:
+    nowhere = {"WAYBILL_EVENT_STORE_URL": "postgresql://127.0.0.1:1/x", "WAYBILL_START_TIMEOUT": "0.5"}
+    async with worker("--processes", "2", **nowhere) as fleet:
         assert await fleet.ended() == 1
     assert fleet.rest[-1].startswith("Error: worker-")
     assert "no PostgreSQL at 127.0.0.1:1" in fleet.rest[-1]

@@ -1,6 +1,8 @@
 """Event handlers on their subscriptions: at least once, in order, and nothing is lost or hidden."""
 
 import asyncio
+import os
+import signal
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -13,6 +15,7 @@ from structlog.testing import capture_logs
 
 from command_line import CommandLine
 from databases import PrivateServer
+from eventstore import subscriptions
 from eventstore.migrate import migrate
 from eventstore.postgres import PostgresStore
 from eventstore.store import RecordedEvent
@@ -24,12 +27,13 @@ from handling import (
     is_owned,
     notary,
     nothing_parked,
+    noting,
     position,
     states,
 )
 from projections import parking
-from projections.handlers import driver
-from projections.handlers.handler import NotDone, NotDoneYet
+from projections.handlers import driver, registry
+from projections.handlers.handler import Handler, NotDone, NotDoneYet
 from projections.handlers.registry import handlers_status
 from projections.parking import Parking
 from support import eventually
@@ -327,6 +331,88 @@ async def test_when_the_owner_is_killed_another_goes_on_and_no_event_is_left_out
     assert begun > 1
     assert noted("second") == list(range(begun, 61))
     assert begun <= len(noted("first")) + 1
+
+
+async def test_an_owner_that_was_stopped_and_comes_back_writes_nothing_and_takes_its_turn(
+    store: PostgresStore, event_store_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subscriptions, "SILENCE", 3)
+    notes = tmp_path / "notes"
+    notes.touch()
+
+    def noted(who: str) -> list[int]:
+        lines = [line.split() for line in notes.read_text().splitlines()]
+        return [int(number) for its, number in lines if its == who]
+
+    async def displaced_and_back() -> bool:
+        return bool(await store.pool.fetchval(_WAITS_FOR_ITS_TURN))
+
+    await happen(store, APPLES, *["Picked"] * 60)
+    with notary(event_store_url, notes, "stopped", seconds=0.05) as stopped:
+        await eventually(lambda: len(noted("stopped")) > 14, within=60)
+        os.kill(stopped.pid, signal.SIGSTOP)
+        before = noted("stopped")
+        with capture_logs() as logs:
+            async with handling(store, noting(str(notes), "heir", 0)):
+                await handled_up_to_now(store, "notary", within=60)
+                os.kill(stopped.pid, signal.SIGCONT)
+                await eventually(displaced_and_back, within=60)
+                assert await position(store, "notary") == 60
+                await happen(store, APPLES, "Eaten")
+                await handled_up_to_now(store, "notary")
+        assert [entry["event"] for entry in logs].count("subscription.displaced") == 1
+        # At least once, each in order, and the heir where the checkpoint was.
+        assert noted("heir") == list(range(noted("heir")[0], 62))
+        assert noted("heir")[0] <= len(before) + 1
+        # What it had in its hands may be done twice; the checkpoint has not been moved by it, and nothing is parked.
+        assert max(noted("stopped")) <= len(before) + 10
+        assert await nothing_parked(store, "notary")
+        await happen(store, APPLES, "Composted")
+        await handled_up_to_now(store, "notary", within=60)
+        assert noted("stopped")[-1] == 62
+
+
+# Whose session says that it speaks, but owns nothing.
+_WAITS_FOR_ITS_TURN = """
+select true from pg_stat_activity
+where datname = current_database() and application_name = 'waybill owner' and pid not in (
+  select pid from pg_locks where locktype = 'advisory' and granted and classid = 'public.subscriptions'::regclass
+)
+"""
+
+
+async def test_while_its_owner_is_stopped_a_handler_waits_for_a_worker(
+    store: PostgresStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "SILENCE", 1.5)
+    async with store.subscribe("shipment") as subscription:
+        await eventually(lambda: is_owned(store, "shipment"))
+        # As long as this lasts, nothing in this process says anything.
+        await subscription.session._turn.acquire()
+
+        async def is_not_owned() -> bool:
+            return not await is_owned(store, "shipment")
+
+        await eventually(is_not_owned)
+        subscription.session._turn.release()
+        await eventually(lambda: is_owned(store, "shipment"))
+
+
+async def test_who_has_lost_its_place_while_it_was_at_an_event_parks_nothing(store: PostgresStore) -> None:
+    seen = list[int]()
+
+    async def lose_it_the_first_time(events: Sequence[RecordedEvent]) -> NotDoneYet:
+        seen.extend(event.position for event in events)
+        if len(seen) > 1:
+            return {}
+        await store.pool.fetch("select pg_terminate_backend(pid) from pg_locks where locktype = 'advisory'")
+        return {event.position: NotDone("it was somebody else's", later=False) for event in events}
+
+    await happen(store, APPLES, "Picked")
+    async with handling(store, Handler("taster", wants=lambda _: True, handle=lose_it_the_first_time)):
+        await handled_up_to_now(store, "taster")
+        assert await nothing_parked(store, "taster")
+    assert seen == [1, 1]
 
 
 async def test_of_two_workers_one_owns_a_handler(store: PostgresStore) -> None:

@@ -6,6 +6,7 @@ from contextlib import suppress
 
 import asyncpg
 import pytest
+from structlog.testing import capture_logs
 
 from databases import PrivateServer
 from eventstore import subscriptions
@@ -163,6 +164,60 @@ async def test_a_subscription_can_not_be_had_while_the_database_is_away(private_
             await run_through(store, "counter", 1)
         await private_postgres.start()
         assert await run_through(store, "counter", 1) == [1]
+
+
+# --- An owner that is silent
+
+
+async def test_an_owner_that_says_nothing_any_more_loses_its_place_to_who_waits(
+    store: PostgresStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subscriptions, "HEARTBEAT", 3600)
+    monkeypatch.setattr(subscriptions, "SILENCE", 0.5)
+    await append(store, APPLES, *events(4))
+    async with store.subscribe("counter", batch=2) as first:
+        await taken(first, 2)
+        late = await taken(first, 2, ack=False)
+        with capture_logs() as logs:
+            async with asyncio.timeout(PATIENCE):
+                assert await run_through(store, "counter", 2) == [3, 4]
+        with pytest.raises(SubscriptionLost):
+            await first.ack(late[-1])
+        with pytest.raises(SubscriptionLost):
+            await first.session.execute("select")
+    assert {"event": "subscription.displaced", "name": "counter", "log_level": "warning"} in logs
+
+
+async def test_an_owner_that_is_busy_for_long_keeps_its_place(
+    store: PostgresStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subscriptions, "HEARTBEAT", 0.1)
+    monkeypatch.setattr(subscriptions, "SILENCE", 2)
+    await append(store, APPLES, *events(2))
+    async with store.subscribe("counter") as first:
+        seen = await taken(first, 2, ack=False)
+        second = asyncio.ensure_future(run_through(store, "counter", 0))
+        # It looks at the beginning, and every second.
+        done, _ = await asyncio.wait([second], timeout=4.5)
+        assert not done
+        await first.ack(seen[-1])
+    async with asyncio.timeout(PATIENCE):
+        await second
+
+
+async def test_an_owner_of_another_program_has_promised_nothing_and_keeps_its_place(
+    store: PostgresStore, other: "asyncpg.Connection[asyncpg.Record]", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subscriptions, "SILENCE", 0.1)
+    async with store.subscribe("counter"):
+        pass
+    assert await other.fetchval(TRY_LOCK, await number(other))
+    ours = asyncio.ensure_future(run_through(store, "counter", 0))
+    done, _ = await asyncio.wait([ours], timeout=1)
+    assert not done
+    await other.fetchval("select pg_advisory_unlock_all()")
+    async with asyncio.timeout(PATIENCE):
+        await ours
 
 
 # --- A checkpoint that somebody else moves
