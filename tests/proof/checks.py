@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import Any
 from uuid import UUID, uuid5
 
-from proof.evidence import Event, Evidence
+from proof.evidence import TOO_SLOW, Event, Evidence
 from proof.fold import folded
 from proof.journal import Call, acknowledged
 
@@ -357,6 +357,9 @@ def no_workflow_fails(case: Case) -> Iterator[str | None]:
             yield f"order-{stream}: has no run"
     for run in case.evidence.runs:
         failures = set(run.failures) - _HARMLESS
+        # Code that blocks does it again. Once is a worker that was paused, or on a machine with too much to do.
+        if run.failures.count(TOO_SLOW) == 1:
+            failures.discard(TOO_SLOW)
         if run.status not in {"RUNNING", "COMPLETED", "CONTINUED_AS_NEW"}:
             yield f"{run.workflow_id}: is {run.status}"
         else:

@@ -12,10 +12,14 @@ import asyncpg
 import httpx2
 import orjson
 from temporalio.api.enums.v1 import EventType, WorkflowTaskFailedCause
+from temporalio.api.history.v1 import WorkflowTaskFailedEventAttributes
 from temporalio.api.workflowservice.v1 import DescribeWorkflowExecutionRequest
 from temporalio.client import Client, WorkflowExecution, WorkflowExecutionStatus
 
 from support import eventually
+
+TOO_SLOW = "TMPRL1101"
+"""The SDK's verdict on a workflow task that takes two seconds of the clock: code that blocks, or no CPU."""
 
 _SUBSCRIBED = ("stream_linker", "shipment")
 
@@ -46,7 +50,7 @@ class Run:
     stuck: bool = False
     """A worker owes it something, and doesn't do it."""
     failures: Sequence[str] = ()
-    """Why workflow tasks of it have failed."""
+    """Why workflow tasks of it have failed: Temporal's names, or TOO_SLOW."""
 
 
 if TYPE_CHECKING:
@@ -203,13 +207,17 @@ async def _run(temporal: Client, execution: WorkflowExecution, within: float) ->
     handle = temporal.get_workflow_handle(execution.id, run_id=execution.run_id)
     failures = tuple(
         [
-            WorkflowTaskFailedCause.Name(event.workflow_task_failed_event_attributes.cause)
+            _why(event.workflow_task_failed_event_attributes)
             async for event in handle.fetch_history_events()
             if event.event_type == EventType.EVENT_TYPE_WORKFLOW_TASK_FAILED
         ]
     )
     status = execution.status or WorkflowExecutionStatus.RUNNING
     return Run(execution.id, status.name, await _is_stuck(temporal, execution, within), failures)
+
+
+def _why(failed: WorkflowTaskFailedEventAttributes) -> str:
+    return TOO_SLOW if f"[{TOO_SLOW}]" in failed.failure.message else WorkflowTaskFailedCause.Name(failed.cause)
 
 
 async def _is_stuck(temporal: Client, execution: WorkflowExecution, within: float) -> bool:

@@ -7,7 +7,7 @@ import pytest
 from databases import Databases
 from proof.checks import CHECKS, judge
 from proof.day import DELETED, LATER, ORDER, PRODUCT, SHIPMENT, Day, fill
-from proof.evidence import Run, connected
+from proof.evidence import TOO_SLOW, Run, connected
 
 Plant = Callable[[Day], Awaitable[None]]
 
@@ -235,6 +235,10 @@ async def a_run_is_not_deterministic(day: Day) -> None:
     day.runs[1].failures = ["WORKFLOW_TASK_FAILED_CAUSE_NON_DETERMINISTIC_ERROR"]
 
 
+async def a_run_is_too_slow_again(day: Day) -> None:
+    day.runs[1].failures = [TOO_SLOW, TOO_SLOW]
+
+
 async def an_order_has_no_run(day: Day) -> None:
     day.runs.pop()
 
@@ -294,7 +298,13 @@ PLANTED: dict[str, list[Plant]] = {
         a_run_does_not_end,
         a_request_has_no_answer,
     ],
-    "no workflow fails": [a_run_has_failed, a_run_was_terminated, a_run_is_not_deterministic, an_order_has_no_run],
+    "no workflow fails": [
+        a_run_has_failed,
+        a_run_was_terminated,
+        a_run_is_not_deterministic,
+        a_run_is_too_slow_again,
+        an_order_has_no_run,
+    ],
 }
 
 
