@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from functools import cache
 
 import structlog
-from prometheus_client import REGISTRY
+from prometheus_client import REGISTRY, disable_created_metrics
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
@@ -20,6 +20,9 @@ log = structlog.get_logger(__name__)
 
 _SECONDS = 2.0
 _ATTEMPTS = 5
+
+# When each series was begun is a line more for each, and nobody asks for it.
+disable_created_metrics()
 
 
 @cache
