@@ -12,7 +12,7 @@ from uuid import UUID
 
 import asyncpg
 
-from eventstore.appender import RACES, Appender, again, expected_number, refusal
+from eventstore.appender import LOCKS, RACES, Appender, again, expected_number, refusal
 from eventstore.pool import Line, open_connection, open_pool
 from eventstore.reader import BY_KEY, SQL, Reader
 from eventstore.store import (
@@ -51,7 +51,7 @@ class PostgresStore(Reader):
         super().__init__(pool)
         self._pool = pool
         self._url = url
-        self.appender = Appender(Line(url, **BY_KEY), SQL["append"], SQL["append_one"])
+        self.appender = Appender(Line(url, **BY_KEY, **LOCKS), SQL["append"], SQL["append_one"])
 
     @classmethod
     @asynccontextmanager

@@ -118,4 +118,4 @@ async def test_a_client_that_appends_as_the_original_does_and_ours_do_each_other
     assert [each for each in violations(found) if "time runs backwards" not in each] == []
     outcomes = Counter((attempt.writer, attempt.outcome) for attempt in attempts)
     assert outcomes.keys() == {(who, what) for who in ("original", "waybill") for what in ("appended", "refused")}
-    print(dict(outcomes), Counter(line["reason"] for line in said))  # noqa: T201
+    print(dict(outcomes), Counter(line.get("reason", line["event"]) for line in said))  # noqa: T201
