@@ -139,9 +139,10 @@ select outcome, version from waybill.purge_stream($1, $2);
 
 -- name: record_snapshot
 -- Keep a snapshot, unless a newer one is there. One that is ahead of its stream is of another stream of that name.
--- Locked, for a stream that is just being removed would leave the snapshot behind.
+-- Locked, for a stream that is just being removed would leave the snapshot behind. And for share, not for key share: if
+-- the stream could grow until the snapshot is written, a newer one would look as if it were ahead.
 with stream as materialized (
-  select stream_uuid, stream_version from public.streams where stream_uuid = $1 for key share
+  select stream_uuid, stream_version from public.streams where stream_uuid = $1 for share
 )
 insert into public.snapshots as held (source_uuid, source_version, source_type, data, metadata)
 select stream_uuid, $2, $3, $4, $5 from stream

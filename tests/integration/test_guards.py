@@ -5,6 +5,7 @@ import json
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any, TypeAlias
+from uuid import uuid4
 
 import asyncpg
 import pytest
@@ -187,6 +188,22 @@ async def test_a_snapshot_that_comes_while_its_stream_is_removed_is_not_kept(
             await eventually(lambda: removing.fetchval(waits))
         await keeping
         assert await removing.fetchval("select count(*) from public.snapshots") == 0
+
+
+async def test_a_snapshot_that_comes_while_a_newer_one_is_kept_with_its_events_does_not_take_its_place(
+    store: PostgresStore, event_store_url: str
+) -> None:
+    async with open_connection(event_store_url) as other:
+        newer = await store.stream_version(APPLES) + 1
+        async with other.transaction():
+            await other.execute(SQL["append_one"], APPLES, -1, uuid4(), "Fruit.Picked", None, None, b"{}", b"{}")
+            await other.execute(SQL["record_snapshot"], APPLES, newer, "Fruit", b"{}", b"{}")
+            # What it sees of its stream is the version before: the newer one could be taken for one that is ahead.
+            older = asyncio.ensure_future(store.record_snapshot(Snapshot(APPLES, newer - 1, "Fruit", b"{}", b"{}")))
+            waits = "select exists (select from pg_locks where not granted)"
+            await eventually(lambda: other.fetchval(waits))
+        await older
+        assert await other.fetchval("select source_version from public.snapshots") == newer
 
 
 # --- Functions
