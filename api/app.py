@@ -136,6 +136,8 @@ def serve(settings: Settings) -> None:
         log_config=None,
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
+        # A pipelined request is begun from inside the one before it, whose order and trace its log lines mustn't name.
+        reset_contextvars=True,
     )
     with exporting("waybill-api"), suppress(KeyboardInterrupt):
         Server(config).run()

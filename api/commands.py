@@ -150,6 +150,9 @@ class Commands:
                     span.failed(outcome)
                 log.info("command.refused", command=request.command, code=outcome)
                 raise
+            except Exception as error:
+                span.failed(type(error).__name__)
+                raise
             else:
                 outcome = "done" if wait else "accepted"
                 log.debug("command.answered", command=request.command, outcome=outcome)
