@@ -1,3 +1,5 @@
+from threading import Thread
+
 """Spans that are recorded, with OpenTelemetry's SDK: its sampler, its resource, its batches and its exporter.
 
 Its tracer is not used: most of what a span costs there is for what ours don't have (links, events, limits, locks). The
@@ -145,8 +147,10 @@ def recording(service: str) -> Generator[Recorder]:
     try:
         yield Recorder(provider, processor)
     finally:
-        # It sends what is left, and is cut off when that takes too long; force_flush knows no bound.
-        processor.shutdown(timeout_millis=round(_FLUSH_SECONDS * 1000))
+        # It sends what is left, for as long as that takes: a daemon, so that the process ends without it.
+        last = Thread(target=processor.shutdown, name="last-spans", daemon=True)
+        last.start()
+        last.join(_FLUSH_SECONDS)
 
 
 def _random(bits: int) -> int:
