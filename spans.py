@@ -1,5 +1,3 @@
-from threading import Thread
-
 """Spans that are recorded, with OpenTelemetry's SDK: its sampler, its resource, its batches and its exporter.
 
 Its tracer is not used: most of what a span costs there is for what ours don't have (links, events, limits, locks). The
@@ -12,6 +10,7 @@ import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from importlib.metadata import version
+from threading import Thread
 
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
