@@ -36,7 +36,7 @@ from eventstore.store import (
 from eventstore.subscriptions import SessionSubscription, owning
 
 if TYPE_CHECKING:
-    from eventstore.pool import Pool
+    from eventstore.pool import Connection, Pool
 
 # Seconds. No index tells what was linked from a stream, so to remove one is to look through all events.
 _PATIENCE = 600
@@ -95,18 +95,19 @@ class PostgresStore(Reader):
             raise refusal(row["outcome"], stream_id, expected, row["version"])
 
     @asynccontextmanager
-    async def no_subscription_begins(self) -> AsyncGenerator[None]:
+    async def no_subscription_begins(self) -> AsyncGenerator["Connection"]:
         """Within this block nobody who isn't known yet begins to read by a subscription.
 
-        After a quarter of an hour they do: whoever is in the block may have been stopped. Then leaving it raises what
-        asyncpg does. Other programs begin when they like.
+        They do once nothing was said on the connection for a quarter of an hour: whoever is in the block may have been
+        stopped. Then the next statement on it, or leaving the block, raises what asyncpg does. Other programs begin
+        when they like.
         """
         async with (
             open_connection(self._url, idle_in_transaction_session_timeout=_LONGEST_HOLD) as connection,
             connection.transaction(),
         ):
             await connection.execute(SQL["no_subscription_begins"])
-            yield
+            yield connection
 
     async def is_writable(self) -> bool:
         """Whether events can be appended: not to a standby, which answers everything else."""

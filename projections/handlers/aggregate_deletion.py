@@ -52,7 +52,7 @@ class Purge:
         not_done: dict[int, NotDone] = {}
         async with (
             # Who begins in between, a subscription or a build, would see the orders come and not go.
-            self._store.no_subscription_begins(),
+            self._store.no_subscription_begins() as subscriptions,
             self._views.acquire() as views,
             views.transaction(),
         ):
@@ -63,7 +63,11 @@ class Purge:
             for event in events:
                 if who := behind.get(event.stream_id):
                     not_done[event.position] = NotDone(f"{who} has not seen all of it yet")
-                elif reason := await self._purge(event):
+                    continue
+                # It fails where a lock was lost meanwhile. Otherwise it is held on to: none of them is silent for long.
+                await subscriptions.execute("select")
+                await views.execute("select")
+                if reason := await self._purge(event):
                     not_done[event.position] = reason
         return not_done
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
+from functools import partial
 from urllib.parse import urlsplit
 from uuid import UUID, uuid4
 
@@ -18,12 +19,13 @@ from eventstore.migrate import migrate
 from eventstore.pool import open_pool
 from eventstore.postgres import PostgresStore
 from eventstore.reader import SQL
-from eventstore.store import Append, NewEvent
+from eventstore.store import Append, NewEvent, RecordedEvent
 from handling import handled_up_to_now, handling, happen, nothing_parked, states
 from projecting import append_all, caught_up, created, projecting, rows
 from projections import builds, parking
 from projections.handlers import driver
-from projections.handlers.aggregate_deletion import NAME, aggregate_deletion
+from projections.handlers.aggregate_deletion import NAME, Purge, aggregate_deletion
+from projections.handlers.handler import NotDone
 from projections.handlers.stream_linker import ORDERS_STREAM, stream_linker
 from projections.orders import ORDERS
 from projections.parking import Parking
@@ -69,19 +71,18 @@ async def waits_for(store: PostgresStore) -> str | None:
     return found[0].reason if found else None
 
 
+async def is_waited_for(beginning: "asyncpg.Connection[asyncpg.Record]") -> bool:
+    return bool(await beginning.fetchval("select true from pg_locks where locktype = 'advisory' and not granted"))
+
+
 async def test_nothing_is_removed_while_a_build_begins(store: PostgresStore, views, read_store_url: str) -> None:
     order_id = await deleted_order(store)
     beginning = await asyncpg.connect(read_store_url)
     begun = beginning.transaction()
     await begun.start()
     await builds.rebuild(beginning, ORDERS)
-    waits = "select true from pg_locks where locktype = 'advisory' and not granted"
-
-    async def is_waited_for() -> bool:
-        return bool(await beginning.fetchval(waits))
-
     async with purging(store, views):
-        await eventually(is_waited_for)
+        await eventually(partial(is_waited_for, beginning))
         assert not await is_gone(store, order_id)
         await begun.commit()
 
@@ -103,11 +104,8 @@ async def test_nothing_is_removed_while_a_subscription_begins(
     await beginning.execute(SQL["nothing_is_purged"])
     assert await beginning.fetchval(SQL["subscribe"], "$all", "late", 0)
 
-    async def is_waited_for() -> bool:
-        return bool(await beginning.fetchval("select true from pg_locks where locktype = 'advisory' and not granted"))
-
     async with purging(store, views):
-        await eventually(is_waited_for)
+        await eventually(partial(is_waited_for, beginning))
         assert not await is_gone(store, order_id)
         await begun.commit()
 
@@ -140,6 +138,31 @@ async def test_no_subscription_begins_while_streams_are_removed_but_those_that_h
         done, _ = await asyncio.wait([late], timeout=0.5)
         assert not done
     assert await asyncio.wait_for(late, 10) == 1
+
+
+@pytest.mark.parametrize("where", ["event store", "read store"])
+async def test_nothing_more_is_removed_when_others_may_begin_again(
+    store: PostgresStore, views, event_store_url: str, read_store_url: str, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    orders = [await deleted_order(store) for _ in range(3)]
+    deletions = await store.read_all(types=["Order.OrderDeleted"])
+    purge = Purge(store, views)
+    first = purge._purge
+
+    async def purge_and_lose_the_lock(deleted: RecordedEvent) -> NotDone | None:
+        outcome = await first(deleted)
+        other = await asyncpg.connect(event_store_url if where == "event store" else read_store_url)
+        assert await other.fetchval(
+            "select bool_and(pg_terminate_backend(pid)) from pg_locks join pg_database on oid = database"
+            " where locktype = 'advisory' and granted and datname = current_database()"
+        )
+        await other.close()
+        return outcome
+
+    monkeypatch.setattr(purge, "_purge", purge_and_lose_the_lock)
+    with pytest.raises((asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.OperatorInterventionError)):
+        await purge.handle(deletions)
+    assert [await is_gone(store, order_id) for order_id in orders] == [True, False, False]
 
 
 async def test_a_deleted_order_is_removed_and_others_stay(store: PostgresStore, views) -> None:
