@@ -4,6 +4,7 @@ Its tracer is not used: most of what a span costs there is for what ours don't h
 SDK gets a span when it is over, in the form that it exports.
 """
 
+import logging
 import os
 import random
 import time
@@ -140,6 +141,8 @@ def recording(service: str) -> Generator[Recorder]:
         "OTEL_RESOURCE_ATTRIBUTES", ""
     ):
         ours[SERVICE_NAME] = service
+    # That a batch is lost is a line, not each attempt to send it.
+    logging.getLogger("opentelemetry.exporter").setLevel(logging.ERROR)
     # It knows what the variables say of sampler and resource.
     provider = TracerProvider(resource=Resource.create(ours), shutdown_on_exit=False)
     processor = BatchSpanProcessor(OTLPSpanExporter())

@@ -139,7 +139,7 @@ def serve(settings: Settings) -> None:
         # A pipelined request is begun from inside the one before it, whose order and trace its log lines mustn't name.
         reset_contextvars=True,
     )
-    with exporting("waybill-api"), suppress(KeyboardInterrupt):
+    with suppress(KeyboardInterrupt):
         Server(config).run()
 
 
@@ -178,6 +178,8 @@ async def _stores(settings: Settings, size: int) -> AsyncGenerator[tuple[Adopted
 @asynccontextmanager
 async def _open(settings: Settings) -> AsyncGenerator[Gateway]:
     async with AsyncExitStack() as stack:
+        # Left last, but before uvicorn ends the process by the signal that has ended the server.
+        stack.enter_context(exporting("waybill-api"))
         store, read_store = await stack.enter_async_context(_stores(settings, settings.pool_size))
         consistency = Consistency(read_store.positions)
         stack.push_async_callback(consistency.close)

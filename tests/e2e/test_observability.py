@@ -106,6 +106,21 @@ async def waybill() -> AsyncGenerator[Waybill]:
             await dev.stop()
 
 
+async def test_a_gateway_that_is_told_to_stop_sends_its_last_spans():
+    with temporary_directory() as directory, collecting() as collector:
+        # Nothing is sent before the end by itself.
+        environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": "600000"}
+        dev = await DevProcess.start(directory / "data", directory / "log", *ANY_PORTS, environment=environment)
+        try:
+            record = await dev.ready()
+            async with httpx2.AsyncClient(base_url=record.api_url, timeout=60) as http:
+                assert (await http.get(f"/orders/{uuid4()}")).status_code == 404
+            assert collector.spans == []
+        finally:
+            await dev.stop()
+        assert [(span.service, span.name) for span in collector.spans] == [("waybill-api", "GET /orders/{order_id}")]
+
+
 async def ship(waybill: Waybill) -> str:
     """An order from creation to shipment; gives its id."""
     created = (await waybill.create()).raise_for_status().json()["id"]
