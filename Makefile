@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 ARGS ?=
-CONTAINER_TESTS := tests/contract $(patsubst %,tests/integration/test_%.py,group_commit guards plans roles)
+CONTAINER_TESTS := tests/contract $(patsubst %,tests/integration/test_%.py,group_commit held_locks guards plans roles)
 
 .PHONY: help install dev demo test test-containers fuzz chaos check format bench lock histories clean
 

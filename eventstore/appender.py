@@ -349,9 +349,11 @@ class Appender:
 
 def _over(waiting: _Waiting, now: float) -> bool:
     """Whether nobody waits for it any more; who has waited for too long is told so."""
-    if now >= waiting.until:
+    if now >= waiting.until and not waiting.answer.done():
         needs = f"that an append to {waiting.append.stream_id}, or one before it, needs"
-        _answer(waiting, TimeoutError(f"somebody has held locks {needs} for {_PATIENCE:g} s: send it again later"))
+        late = TimeoutError(f"somebody has held locks {needs} for {_PATIENCE:g} s: send it again later")
+        telemetry.observe_append(waiting.span, late, 1)
+        _answer(waiting, late)
     return waiting.answer.done()
 
 

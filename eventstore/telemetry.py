@@ -35,12 +35,17 @@ def observe_batch(spans: Sequence[Span], outcomes: Sequence[Appended | Exception
     BATCH_SIZE.observe(len(outcomes))
     BATCH_SECONDS.observe(seconds)
     for span, outcome in zip(spans, outcomes, strict=True):
-        word = outcome_of(outcome)
-        _count[word].inc()
-        if span is not NO_SPAN:
-            span.tell({"waybill.outcome": word, "waybill.batch.appends": len(outcomes)})
-            if word == "failed":
-                span.failed(type(outcome).__name__)
+        observe_append(span, outcome, len(outcomes))
+
+
+def observe_append(span: Span, outcome: Appended | Exception, batch: int) -> None:
+    """An append has its answer; `batch` is the number of appends that had theirs at the same time."""
+    word = outcome_of(outcome)
+    _count[word].inc()
+    if span is not NO_SPAN:
+        span.tell({"waybill.outcome": word, "waybill.batch.appends": batch})
+        if word == "failed":
+            span.failed(type(outcome).__name__)
 
 
 def outcome_of(outcome: Appended | Exception) -> str:
