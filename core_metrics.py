@@ -66,11 +66,11 @@ class _CoreMetrics(Collector):
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=_SECONDS)
         try:
             connection.request("GET", "/metrics")
-            told = connection.getresponse().read().decode()
-        except (OSError, http.client.HTTPException) as error:
+            # Read to its end here: what is no metric mustn't cost the others.
+            return [*text_string_to_metric_families(connection.getresponse().read().decode())]
+        except (OSError, http.client.HTTPException, ValueError) as error:
             # The rest of the numbers are told all the same.
             log.warning("metrics.core_is_silent", reason=type(error).__name__)
             return ()
         finally:
             connection.close()
-        return text_string_to_metric_families(told)

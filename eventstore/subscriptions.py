@@ -8,7 +8,7 @@ silent, because its process was stopped, say, is ended by whoever waits for the 
 import asyncio
 import random
 from collections.abc import AsyncGenerator, Generator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Protocol, Self
 
@@ -131,10 +131,15 @@ async def owning(url: str, name: str, stream_id: str, start: Start, batch: int) 
 @asynccontextmanager
 async def _speaking(session: "Session") -> AsyncGenerator[None]:
     async def speak() -> None:
-        with suppress(SubscriptionLost):
+        try:
             while True:
                 await asyncio.sleep(HEARTBEAT)
                 await session.execute(SQL["sign_of_life"])
+        except SubscriptionLost:
+            pass  # The owner is told by its own next statement.
+        except Exception as error:  # noqa: BLE001 - who can't say that he lives mustn't go on as if he had
+            log.warning("subscription.fell_silent", reason=type(error).__name__)
+            session.end()
 
     task = asyncio.create_task(speak(), name="sign of life")
     try:
@@ -210,6 +215,10 @@ class Session:
 
     async def execute(self, statement: str, *arguments: object) -> None:
         await self.fetch(statement, *arguments)
+
+    def end(self) -> None:
+        """Give up what it owns, at once."""
+        self._connection.terminate()
 
 
 class _OwnedBySession:
