@@ -78,7 +78,15 @@ def family_of(dev: DevProcess) -> list[psutil.Process]:
 
 def living(processes: list[psutil.Process]) -> list[psutil.Process]:
     """Without what has ended and only waits for its parent to notice."""
-    return [each for each in processes if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
+    return [each for each in processes if lives(each)]
+
+
+def lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        # Just now.
+        return False
 
 
 def is_free(address: str) -> bool:
