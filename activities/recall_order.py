@@ -12,10 +12,11 @@ from temporalio import activity
 from domain import order, shipment
 from domain.aggregates import ORDER, SHIPMENT, TYPE_OF_EVENT
 from domain.values import Value
+from eventstore.batches import in_batches
 from eventstore.claims import shipment_of
 from eventstore.codec import UndecodableEvent
 from eventstore.repository import load
-from eventstore.store import EventStore, RecordedEvent, StreamDeleted, in_batches
+from eventstore.store import EventStore, RecordedEvent, StreamDeleted
 
 log = structlog.get_logger(__name__)
 

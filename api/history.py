@@ -5,7 +5,8 @@ from datetime import datetime
 from functools import partial
 from uuid import UUID
 
-from eventstore.store import EventStore, RecordedEvent, in_batches
+from eventstore.batches import in_batches
+from eventstore.store import EventStore, RecordedEvent
 from projections.orders import ORDERS, ItemRow, OrderRow, Orders
 
 _PAGE = 1000

@@ -3,6 +3,9 @@
 The original's statement, one per append; the PostgreSQL recorder of the library `eventsourcing`; and the plainest
 thing that could be done, a bare one-row insert. New streams: an append makes a stream. Hot streams: few, that all
 append to, at any version.
+
+And the layout alone: as many events as there are clients written by one statement, each to a new stream, with nothing
+looked at and nobody told. No store of these tables on this server is faster at that.
 """
 
 import asyncio
@@ -11,6 +14,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from itertools import count
 from typing import Any, TypeAlias
@@ -32,6 +36,25 @@ SECONDS = float(os.environ.get("WAYBILL_BENCH_SECONDS", "8")) / 2
 CONNECTIONS = 32
 """For the others, at most: what is more only waits in the server instead of in the pool."""
 HOT = 8
+_LAYOUT_ALONE = """
+with stored as (
+  insert into public.events (event_id, event_type, data, metadata)
+  select event_id, 'Benchmark.Appended', $2, '{}' from unnest($1::uuid[]) as event_id
+), stream as (
+  insert into public.streams (stream_uuid, stream_version)
+  select event_id::text, 1 from unnest($1::uuid[]) as event_id
+  returning stream_id, stream_uuid::uuid as event_id
+), own as (
+  insert into public.stream_events (event_id, stream_id, stream_version, original_stream_id, original_stream_version)
+  select event_id, stream_id, 1, stream_id, 1 from stream
+), head as (
+  update public.streams set stream_version = stream_version + cardinality($1)
+  where stream_id = 0
+  returning stream_version - cardinality($1) as position
+)
+insert into public.stream_events (event_id, stream_id, stream_version, original_stream_id, original_stream_version)
+select event_id, 0, position + row_number() over (), stream_id, 1 from stream, head
+"""
 DATA = b'{"id": "00000000-0000-4000-8000-000000000000"}'
 
 Work = Callable[[], Awaitable[object]]
@@ -46,7 +69,7 @@ def event() -> NewEvent:
 async def run() -> None:
     """Measure, print, write results/appends.json."""
     figures: list[Figures] = []
-    async with databases("waybill", "original", empty=("eventsourcing", "bare")) as server:
+    async with databases("waybill", "original", "layout", empty=("eventsourcing", "bare")) as server:
         # Side by side, so that whatever else the machine does falls on all of them.
         for clients in CLIENTS:
             for variant, opened in (("waybill", _waybill), ("original", _original), ("bare", _bare)):
@@ -54,6 +77,7 @@ async def run() -> None:
                     for kind, work in works.items():
                         name = f"{variant}, {kind}"
                         figures.append(await measure(name, clients, work, seconds=SECONDS, warm_up=clients))
+            figures.append(await _layout_alone(server, clients))
             figures.append(await asyncio.to_thread(_eventsourcing, server, clients))
     rate = {(each.variant, each.clients): each.per_second for each in figures}
     report(
@@ -65,6 +89,14 @@ async def run() -> None:
             for other, n, target in (("original", 1, "1"), ("original", 32, "10"), ("bare", 32, "0.6"))
             for kind in ("new streams", "hot streams")
             for basis in (kind if other == "original" else "rows",)
+        ]
+        + [
+            (
+                f"the layout alone, of original, new streams, {n} clients",
+                rate["layout alone, new streams", n] / rate["original, new streams", n],
+                "no target: the most there is",
+            )
+            for n in (1, 32)
         ],
     )
 
@@ -126,6 +158,17 @@ async def _connections(url: str, clients: int) -> AsyncGenerator[OnOne]:
                 free.put_nowait(connection)
 
         yield on_one
+
+
+async def _layout_alone(server: Databases, clients: int) -> Figures:
+    async with open_connection(server.url("layout")) as connection:
+
+        async def write() -> None:
+            await connection.execute(_LAYOUT_ALONE, [uuid4() for _ in range(clients)], DATA)
+
+        batches = await measure("layout alone, new streams", 1, write, seconds=SECONDS, warm_up=1)
+        done, per_second = batches.done * clients, batches.per_second * clients
+        return replace(batches, clients=clients, done=done, per_second=per_second)
 
 
 def _eventsourcing(server: Databases, clients: int) -> Figures:

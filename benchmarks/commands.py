@@ -43,7 +43,7 @@ async def run() -> None:
     async with databases("commands") as server, PostgresStore.open(server.url("commands")) as store:
         steps = Steps(store)
         lengths = (SHORT, LONG + KEEP_EVERY // 2)
-        # Between two snapshots, so that there is something to read after the last one.
+        # In the middle between two snapshots: that many events are read after the last one on average.
         long = [await _order(store, lengths[1]) for _ in range(ORDERS)]
         # A short order that items are added to is soon short no more: each gets one.
         short = [await _order(store, SHORT) for _ in range(ADDED)]

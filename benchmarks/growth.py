@@ -23,9 +23,10 @@ import asyncpg
 from benchmarks.appends import SECONDS
 from benchmarks.measure import Figures, figures_of, report
 from benchmarks.server import Databases, databases
+from eventstore.batches import in_ranges
 from eventstore.codec import decode
 from eventstore.postgres import PostgresStore
-from eventstore.store import Append, NewEvent, in_batches
+from eventstore.store import Append, NewEvent
 
 SMALL = 10_000
 LARGE = int(os.environ.get("WAYBILL_BENCH_EVENTS", "5_000_000"))
@@ -73,7 +74,7 @@ async def run() -> None:
     async with databases("small", "large", settings=_SERVER) as server:
         await _fill(server.admin_url("small"), SMALL)
         await _fill(server.admin_url("large"), LARGE)
-        async with PostgresStore.open(server.url("large"), 1) as large:
+        async with PostgresStore.open(server.url("large"), 2) as large:
             await _append(large, APPENDS)
             figures, growth = await _compare(server, large, "")
             await _execute(server, "checkpoint")
@@ -151,19 +152,17 @@ async def _append(store: PostgresStore, appends: int) -> tuple[list[float], floa
 
 
 async def _read(store: PostgresStore, *, parsing: bool = False) -> Figures:
-    """The whole sequence from its beginning, page by page, as records or parsed as well."""
+    """The sequence from its beginning, page by page, as records or parsed as well."""
     latencies: list[float] = []
     seen = 0
     before = start = time.perf_counter()
-    async for page in in_batches(store.read_all, size=2000):
+    async for _, page in in_ranges(store, until=READ):
         if parsing:
             for recorded in page:
                 decode(recorded)
         seen += len(page)
         latencies.append((time.perf_counter() - before) * 1000)
         before = time.perf_counter()
-        if seen >= READ:
-            break
     took = time.perf_counter() - start
     pages = figures_of(f"read $all{' and parse' if parsing else ''}, pages of 2,000", 1, latencies, took)
     return Figures(pages.variant, 1, seen, seen / took, pages.median, pages.p99)

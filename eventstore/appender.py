@@ -77,27 +77,36 @@ async def again(
 ) -> T:
     """What `call` gives, which is made again after such errors: a few times within about a second.
 
-    All attempts together take `within` seconds at most, half a minute as a rule: then TimeoutError, and nobody knows
-    whether the last one was done. Who meets another program's locks may be unlucky as often as that takes.
+    What comes after the first attempt, which has its statement's own bound, ends within `within` seconds, half a minute
+    as a rule: then TimeoutError, and nobody knows whether the last one was done. Who meets another program's locks may
+    be unlucky as often as that takes.
     """
-    attempt = 1
+    try:
+        return await call()
+    except after as error:
+        attempt = _next_attempt(1, error)
     async with asyncio.timeout(within or _PATIENCE):
         while True:
+            await asyncio.sleep(random.uniform(0, 0.01 * 2**attempt))  # noqa: S311 - jitter, no secret
             try:
                 return await call()
             except after as error:
-                # asyncpg's complaints about wrong arguments are interface errors, too.
-                if attempt == _ATTEMPTS or isinstance(error, ValueError):
-                    raise
-                log.info("store.again", attempt=attempt, reason=type(error).__name__)
-                attempt += not isinstance(error, _LOCKED)
-            await asyncio.sleep(random.uniform(0, 0.01 * 2**attempt))  # noqa: S311 - jitter, no secret
+                attempt = _next_attempt(attempt, error)
+
+
+def _next_attempt(attempt: int, error: Exception) -> int:
+    """Its number. Raises the error if there is to be none."""
+    # asyncpg's complaints about wrong arguments are interface errors, too.
+    if attempt == _ATTEMPTS or isinstance(error, ValueError):
+        raise error
+    log.info("store.again", attempt=attempt, reason=type(error).__name__)
+    return attempt + (not isinstance(error, _LOCKED))
 
 
 @dataclass(slots=True, eq=False)
 class _Waiting:
     append: Append
-    names: frozenset[object]
+    names: Sequence[object]
     """Ids of events, and kinds and keys of claims: no two of a batch have one in common."""
     size: int
     """Bytes."""
@@ -113,7 +122,7 @@ class _Waiting:
     @property
     def touches(self) -> frozenset[object]:
         """Who has one of them in common with an append before it must not overtake it."""
-        return self.names | {self.append.stream_id}
+        return frozenset((*self.names, self.append.stream_id))
 
 
 class Appender:
@@ -214,7 +223,7 @@ class Appender:
             # who names a claim finds what those before have made of it.
             if batch and (size > self.MAX_BYTES or not names.isdisjoint(waiting.names)):
                 break
-            names |= waiting.names
+            names.update(waiting.names)
             batch.append(waiting)
             del self._queue[waiting]
         return batch
@@ -352,7 +361,7 @@ def _over(waiting: _Waiting, now: float) -> bool:
     if now >= waiting.until and not waiting.answer.done():
         needs = f"that an append to {waiting.append.stream_id}, or one before it, needs"
         late = TimeoutError(f"somebody has held locks {needs} for {_PATIENCE:g} s: send it again later")
-        telemetry.observe_append(waiting.span, late, 1)
+        telemetry.observe_given_up(waiting.span, late)
         _answer(waiting, late)
     return waiting.answer.done()
 
@@ -376,13 +385,15 @@ def _checked(append: Append) -> _Waiting:
         raise ReservedStream
     if not append.events:
         raise ValueError("an append needs at least one event")
-    event_ids = frozenset(event.event_id for event in append.events)
-    if len(event_ids) < len(append.events):
+    names: list[object] = [event.event_id for event in append.events]
+    if len(names) > 1 and len(set(names)) < len(names):
         raise DuplicateEvent(f"two events of one append to {append.stream_id} have the same id")
-    claims = ((claim.kind, claim.key) for claim in (*append.confirm, *append.release))
-    size = sum(len(event.data) + len(event.metadata) for event in append.events)
+    names += [(claim.kind, claim.key) for which in (append.confirm, append.release) for claim in which]
+    size = 0
+    for event in append.events:
+        size += len(event.data) + len(event.metadata)
     span = tracing.following("append", tracing.current().traceparent)
-    return _Waiting(append, event_ids.union(claims), size, span)
+    return _Waiting(append, names, size, span)
 
 
 def _is_plain(append: Append) -> bool:

@@ -9,11 +9,12 @@ from functools import partial
 from uuid import UUID
 
 from domain.order import OrderCreated, OrderItemAdded
+from eventstore.batches import in_batches
 from eventstore.codec import decode
 from eventstore.repository import PAGE
-from eventstore.store import EventStore, RecordedEvent, in_batches
+from eventstore.store import EventStore, RecordedEvent
 
-KEEP_EVERY = 100
+KEEP_EVERY = 50
 """Events of an order between two times that its products are kept."""
 
 

@@ -10,8 +10,9 @@ import structlog
 
 from domain.aggregates import Aggregate
 from domain.values import Value
+from eventstore.batches import in_batches
 from eventstore.codec import decode, decode_snapshot
-from eventstore.store import EventStore, History, RecordedEvent, in_batches
+from eventstore.store import EventStore, History, RecordedEvent
 
 log = structlog.get_logger(__name__)
 

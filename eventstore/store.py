@@ -4,7 +4,7 @@ An append, a stream, a position and a claim mean the same in PostgreSQL (postgre
 one contract suite holds both to it.
 """
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
@@ -389,18 +389,3 @@ class EventStore(Protocol):
     async def unblock_product(self, product_id: UUID, *, once: Answer | None = None) -> bool:
         """Says whether it was blocked. `once` is the same as in `block_product`."""
         ...
-
-
-class Read(Protocol):
-    """`store.read_all`, or `partial(store.read_stream, stream_id)`."""
-
-    async def __call__(self, *, after: int, limit: int) -> list[RecordedEvent]: ...
-
-
-async def in_batches(read: Read, *, after: int = 0, size: int = 1000) -> AsyncGenerator[list[RecordedEvent]]:
-    """What `read` can read, `size` events at a time: a stream of any length in bounded memory."""
-    while page := await read(after=after, limit=size):
-        yield page
-        if len(page) < size:
-            break
-        after = page[-1].number

@@ -1,5 +1,6 @@
 """What the event store counts: the batches that appends went in, and what became of each append."""
 
+from collections import Counter as Counts
 from collections.abc import Mapping, Sequence
 
 from prometheus_client import Counter, Histogram
@@ -34,18 +35,27 @@ def observe_batch(spans: Sequence[Span], outcomes: Sequence[Appended | Exception
     """A batch has its answers after so many seconds; `spans` are the appends' own, each in its command's trace."""
     BATCH_SIZE.observe(len(outcomes))
     BATCH_SECONDS.observe(seconds)
+    counts: Counts[str] = Counts()
     for span, outcome in zip(spans, outcomes, strict=True):
-        observe_append(span, outcome, len(outcomes))
+        word = outcome_of(outcome)
+        counts[word] += 1
+        if span is not NO_SPAN:
+            _tell(span, word, outcome, len(outcomes))
+    for word, count in counts.items():
+        _count[word].inc(count)
 
 
-def observe_append(span: Span, outcome: Appended | Exception, batch: int) -> None:
-    """An append has its answer; `batch` is the number of appends that had theirs at the same time."""
-    word = outcome_of(outcome)
+def observe_given_up(span: Span, error: TimeoutError) -> None:
+    """An append that was in no batch in the end has its answer."""
+    word = outcome_of(error)
     _count[word].inc()
-    if span is not NO_SPAN:
-        span.tell({"waybill.outcome": word, "waybill.batch.appends": batch})
-        if word == "failed":
-            span.failed(type(outcome).__name__)
+    _tell(span, word, error, 1)
+
+
+def _tell(span: Span, word: str, outcome: Appended | Exception, batch: int) -> None:
+    span.tell({"waybill.outcome": word, "waybill.batch.appends": batch})
+    if word == "failed":
+        span.failed(type(outcome).__name__)
 
 
 def outcome_of(outcome: Appended | Exception) -> str:

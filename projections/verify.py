@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 import orjson
 
+from eventstore.batches import in_ranges
 from eventstore.codec import UndecodableEvent
 from eventstore.findings import Finding
 from eventstore.statements import load_statements
-from eventstore.store import ALL_STREAM, SPAN, EventStore, RecordedEvent
+from eventstore.store import ALL_STREAM, EventStore, RecordedEvent
 from projections import builds, parking
 from projections.builds import Build, quoted
 from projections.parking import Place
@@ -100,14 +101,10 @@ async def _verify(
     aside = {each.position for each in await parking.listed([connection], build.key, limit=_MOST_PARKED)}
     findings = await _ahead(projection, store, checkpoint)
     await builds.make_tables(connection, projection, "pg_temp")
-    after = 0
-    while after < checkpoint:
-        page = await store.read_all(after=after, until=after + SPAN, limit=_PAGE, types=projection.types)
-        seen = [recorded for recorded in page if recorded.position <= checkpoint]
-        if batch := list(_understood(projection, seen, aside)):
+    async for reached, page in in_ranges(store, until=checkpoint, size=_PAGE, types=projection.types):
+        if batch := list(_understood(projection, page, aside)):
             await projection.apply(connection, batch)
-        after = page[-1].position if len(page) == _PAGE else after + SPAN
-        progress(projection.name, min(after, checkpoint), checkpoint)
+        progress(projection.name, reached, checkpoint)
     for table in projection.table_names:
         findings += await _compare(connection, build, table)
     return findings

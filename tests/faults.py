@@ -14,7 +14,7 @@ Real = Callable[[], Awaitable[Any]]
 
 
 @contextmanager
-def interposed(store: PostgresStore, method: str, fault: Callable[..., Awaitable[Any]]) -> Generator[None]:
+def interposed(store: EventStore, method: str, fault: Callable[..., Awaitable[Any]]) -> Generator[None]:
     """`fault` gets the real call and its arguments, and decides what becomes of it."""
     real = getattr(store, method)
 

@@ -6,6 +6,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from eventstore.batches import in_batches
 from eventstore.store import (
     Answer,
     Appended,
@@ -19,7 +20,6 @@ from eventstore.store import (
     StreamDeleted,
     StreamNotFound,
     WrongExpectedVersion,
-    in_batches,
 )
 from tests.contract.appends import APPLES, PEARS, append, event, events, ids, numbers, written
 

@@ -1,11 +1,19 @@
 """Reading: a stream, the global sequence, and what a command needs of its stream."""
 
+import asyncio
+from contextlib import aclosing
 from datetime import timedelta
 from functools import partial
+from itertools import count
+from typing import Any
 from uuid import uuid4
 
-from eventstore.store import EventStore, History, Snapshot, Strangers, StreamInfo, in_batches
+import pytest
+
+from eventstore.batches import in_batches, in_ranges
+from eventstore.store import EventStore, History, Snapshot, Strangers, StreamInfo
 from tests.contract.appends import APPLES, PEARS, append, event, events, ids, numbers
+from tests.faults import Real, interposed
 
 NOTHING = "0d9f3b6e-50a7-4c53-b0f4-5b1f6d4f2a11"
 """A stream that does not exist."""
@@ -302,3 +310,46 @@ async def test_events_that_come_while_batches_are_read_are_read_too(store: Event
             await append(store, APPLES, *events(1))
     assert seen == list(range(1, len(seen) + 1))
     assert len(seen) >= 6
+
+
+async def test_the_global_sequence_is_read_range_by_range(store: EventStore) -> None:
+    for happened in ("Picked", "Eaten", "Picked", "Sold", "Sold", "Picked", "Eaten"):
+        await append(store, APPLES, event(happened))
+
+    async def read(size: int, **bounds: Any) -> list[tuple[int, list[int]]]:
+        return [(reached, numbers(page)) async for reached, page in in_ranges(store, size=size, **bounds)]
+
+    assert await read(3) == [(3, [1, 2, 3]), (6, [4, 5, 6]), (7, [7])]
+    assert await read(7) == await read(100) == [(7, [1, 2, 3, 4, 5, 6, 7])]
+    assert [number for _, page in await read(1) for number in page] == [1, 2, 3, 4, 5, 6, 7]
+    assert await read(2, after=2, until=5) == [(4, [3, 4]), (5, [5])]
+    assert await read(2, types=["Picked"]) == [(2, [1]), (4, [3]), (6, [6]), (7, [])]
+    assert await read(3, after=7) == []
+    assert await read(3, after=99) == []
+    await store.delete_stream(APPLES, hard=True)
+    await append(store, PEARS)
+    assert await read(3) == [(3, []), (6, []), (8, [8])]
+
+
+async def test_a_range_that_cannot_be_read_is_no_end_and_leaves_nothing_under_way(store: EventStore) -> None:
+    await append(store, APPLES, *events(4))
+    before = asyncio.all_tasks()
+    seen: list[int] = []
+    reads = count(1)
+
+    async def third_fails(really_read: Real) -> Any:
+        if next(reads) > 2:
+            raise ConnectionError
+        return await really_read()
+
+    async def read() -> None:
+        async for _, page in in_ranges(store, size=1):
+            seen.extend(numbers(page))
+
+    with interposed(store, "read_all", third_fails), pytest.raises(ConnectionError):
+        await read()
+    assert seen == [1, 2]
+    assert asyncio.all_tasks() <= before
+    async with aclosing(in_ranges(store, size=1)) as ranges:
+        await anext(ranges)
+    assert asyncio.all_tasks() <= before
