@@ -18,6 +18,7 @@ from eventstore.adopt import Adoption, NotAdoptable
 from eventstore.adopt import adopt as take_over
 from eventstore.findings import KINDS, Finding
 from eventstore.postgres import PostgresStore
+from garbage import collect_seldom
 from settings import Settings, load
 
 Tell = Callable[[str, int, int], None]
@@ -64,6 +65,7 @@ def verify(context: click.Context, *, as_json: bool) -> None:
     They may be in use. What was odd when a database was adopted is counted, but not held against it.
     """
     settings = load()
+    collect_seldom()
     with _progress() as tell:
         report = asyncio.run(_verify(settings, tell))
     if as_json:
@@ -79,7 +81,7 @@ async def _adopt(settings: Settings, tell: Tell, *, dry_run: bool) -> Adoption:
 
 async def _verify(settings: Settings, tell: Tell) -> dict[str, Any]:
     found, known = await event_store.verify(settings.event_store_url, lambda seen, total: tell("events", seen, total))
-    async with PostgresStore.open(settings.event_store_url, 1) as store:
+    async with PostgresStore.open(settings.event_store_url, 2) as store:
         parked = await projections.verify.parked([store.pool])
         found.findings += parked
         # Where both stores are one database, so is what is parked there.

@@ -19,6 +19,7 @@ from rich.table import Table
 
 from eventstore.adopted import AdoptedStore
 from eventstore.pool import open_pool
+from garbage import collect_seldom
 from observability import configure_logging
 from projections import builds
 from projections.builds import Build
@@ -108,6 +109,7 @@ def rebuild(name: str, *, no_wait: bool, with_discarded: bool, as_json: bool) ->
         raise click.ClickException(f"there is no projection {name}: {', '.join(each.name for each in PROJECTIONS)}")
     settings = load()
     configure_logging("error", "console")
+    collect_seldom()
     try:
         if no_wait:
             build = asyncio.run(_request(settings, chosen, with_discarded=with_discarded))

@@ -21,6 +21,7 @@ from core_metrics import measured_runtime
 from eventstore.adopted import AdoptedStore
 from eventstore.patience import patiently
 from eventstore.pool import open_pool
+from garbage import collect_seldom
 from observability import configure_logging
 from projections.handlers.aggregate_deletion import PURGING
 from projections.handlers.driver import run as run_handlers
@@ -44,6 +45,7 @@ FAREWELL = 5.0
 def main(settings: Settings) -> None:
     """Run a worker until SIGTERM or SIGINT; running steps may finish first."""
     configure_logging(settings.log_level, settings.log_format)
+    collect_seldom()
     with exporting("waybill-worker"):
         uvloop.run(run(settings))
 

@@ -34,6 +34,7 @@ from eventstore.adopted import AdoptedStore
 from eventstore.listener import listening
 from eventstore.patience import patiently
 from eventstore.subscriptions import EVENTS_CHANNEL
+from garbage import collect_seldom
 from observability import configure_logging
 from projections.queries import ReadStore
 from projections.runner import PROJECTIONS_CHANNEL
@@ -117,6 +118,7 @@ def serve(settings: Settings) -> None:
             "`waybill api-key new ID --scope write` makes a key"
         )
     configure_logging(settings.log_level, settings.log_format)
+    collect_seldom()
     # Within uvicorn these would be stack traces.
     configuration.temporal()
     asyncio.run(_reach_databases(settings))

@@ -18,6 +18,7 @@ from benchmarks import (
     tracing,
     workers,
 )
+from garbage import collect_seldom
 from observability import configure_logging
 
 BENCHMARKS = {
@@ -42,6 +43,8 @@ def main(names: list[str]) -> int:
         sys.stderr.write(f"No such benchmark: {', '.join(unknown)}. There are {', '.join(BENCHMARKS)}.\n")
         return 2
     configure_logging("error", "console")
+    # As the gateway and workers do.
+    collect_seldom()
     for name in names or BENCHMARKS:
         uvloop.run(BENCHMARKS[name]())
     return 0
