@@ -32,7 +32,7 @@ demo: install ## boot a throw-away stack, take orders to shipment, show what hap
 	@exec $(BIN)/python -m dev.demo $(ARGS)
 
 test: install ## the whole suite, against real servers, in two processes (ARGS="-k name", "-n 0" for one)
-	@exec $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	@exec $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-containers: install ## what wants Docker: the store's tests on PostgreSQL in a container, the image, the stack
 	@docker compose version >/dev/null 2>&1 && docker version >/dev/null 2>&1 || \

@@ -27,7 +27,7 @@ from eventsourcing.postgres import PostgresApplicationRecorder, PostgresDatastor
 from benchmarks.measure import Figures, figures_of, measure, report
 from benchmarks.original import OriginalClient
 from benchmarks.server import Databases, databases
-from eventstore.pool import open_connection
+from eventstore.pool import STATEMENT_TIMEOUT
 from eventstore.postgres import PostgresStore
 from eventstore.store import Append, NewEvent
 
@@ -148,7 +148,7 @@ async def _connections(url: str, clients: int) -> AsyncGenerator[OnOne]:
     async with AsyncExitStack() as opened:
         free: asyncio.Queue[Connection] = asyncio.Queue()
         for _ in range(min(clients, CONNECTIONS)):
-            free.put_nowait(await opened.enter_async_context(open_connection(url)))
+            free.put_nowait(await opened.enter_async_context(_connection(url)))
 
         async def on_one(work: Callable[[Connection], Awaitable[Any]]) -> Any:
             connection = await free.get()
@@ -160,8 +160,18 @@ async def _connections(url: str, clients: int) -> AsyncGenerator[OnOne]:
         yield on_one
 
 
+@asynccontextmanager
+async def _connection(url: str) -> AsyncGenerator[Connection]:
+    """As the appender has one."""
+    connection = await asyncpg.connect(url, command_timeout=STATEMENT_TIMEOUT, server_settings={"jit": "off"})
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
 async def _layout_alone(server: Databases, clients: int) -> Figures:
-    async with open_connection(server.url("layout")) as connection:
+    async with _connection(server.url("layout")) as connection:
 
         async def write() -> None:
             await connection.execute(_LAYOUT_ALONE, [uuid4() for _ in range(clients)], DATA)

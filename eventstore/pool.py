@@ -85,11 +85,10 @@ class Line:
         self._used = now
         try:
             return await self._connection.fetch(statement, *arguments)
-        except asyncpg.PostgresError:
-            # The server's own word: it is there.
-            raise
-        except BaseException:
-            await self.close()
+        except BaseException as error:
+            # The server's own word says that it is there. It may be one that takes no writes (see _part_with_standbys).
+            if not isinstance(error, asyncpg.PostgresError) or isinstance(error, asyncpg.ReadOnlySQLTransactionError):
+                await self.close()
             raise
 
     async def close(self) -> None:
@@ -102,6 +101,7 @@ class Line:
 async def open_connection(url: str, **settings: str) -> AsyncGenerator["asyncpg.Connection[asyncpg.Record]"]:
     """One connection, for who keeps it: a listener, a projection. `settings` are PostgreSQL's."""
     connection = await _connect(url, **settings)
+    await _part_with_standbys(connection)
     try:
         yield connection
     finally:
@@ -109,14 +109,12 @@ async def open_connection(url: str, **settings: str) -> AsyncGenerator["asyncpg.
 
 
 async def _connect(url: str, **settings: str) -> "asyncpg.Connection[asyncpg.Record]":
-    connection = await asyncpg.connect(
+    return await asyncpg.connect(
         url,
         timeout=_CONNECT_TIMEOUT,
         command_timeout=STATEMENT_TIMEOUT,
         server_settings={"application_name": "waybill", "jit": "off", **settings},
     )
-    await _part_with_standbys(connection)
-    return connection
 
 
 async def _part_with_standbys(connection: "asyncpg.Connection[asyncpg.Record]") -> None:

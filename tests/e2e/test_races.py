@@ -21,7 +21,7 @@ from dev.throwaway import ANY_PORTS, DevProcess, temporary_directory
 from support import eventually
 
 KEYED = int(os.environ.get("WAYBILL_TEST_KEYED", "60"))
-RACES = int(os.environ.get("WAYBILL_TEST_RACES", "50"))
+RACES = int(os.environ.get("WAYBILL_TEST_RACES", "15"))
 # As many at a time as keep the servers busy.
 RACES_AT_ONCE = 4
 RACERS = 64

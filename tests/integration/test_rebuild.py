@@ -449,8 +449,8 @@ async def test_what_is_discarded_while_a_rebuild_runs_stays_discarded(projected:
 async def test_an_audit_finds_nothing_wrong_while_a_rebuild_wants_to_switch(
     projected: ReadSide, monkeypatch: pytest.MonkeyPatch
 ):
-    # In many stretches: what lies behind the first is looked at, too.
-    monkeypatch.setattr("projections.verify.SPAN", 7)
+    # In many ranges: what lies behind the first is looked at, too.
+    monkeypatch.setattr("projections.verify._PAGE", 7)
     read_all, rebuilds = projected.store.read_all, list[asyncio.Task[Any]]()
 
     async def meanwhile(**what: Any) -> Any:
