@@ -77,15 +77,16 @@ async def again(
 ) -> T:
     """What `call` gives, which is made again after such errors: a few times within about a second.
 
-    What comes after the first attempt, which has its statement's own bound, ends within `within` seconds, half a minute
-    as a rule: then TimeoutError, and nobody knows whether the last one was done. Who meets another program's locks may
+    All attempts together take `within` seconds at most, half a minute as a rule, unless the first one's own bound is a
+    later one: then TimeoutError, and nobody knows whether the last one was done. Who meets another program's locks may
     be unlucky as often as that takes.
     """
+    deadline = asyncio.get_running_loop().time() + (within or _PATIENCE)
     try:
         return await call()
     except after as error:
         attempt = _next_attempt(1, error)
-    async with asyncio.timeout(within or _PATIENCE):
+    async with asyncio.timeout_at(deadline):
         while True:
             await asyncio.sleep(random.uniform(0, 0.01 * 2**attempt))  # noqa: S311 - jitter, no secret
             try:
