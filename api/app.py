@@ -2,6 +2,7 @@
 
 import asyncio
 import resource
+import signal
 import socket
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -32,7 +33,7 @@ from api.telemetry import REQUEST_ID, Telemetry
 from core_metrics import measured_runtime
 from eventstore.adopted import AdoptedStore
 from eventstore.listener import listening
-from eventstore.patience import patiently
+from eventstore.patience import give_up, patiently
 from eventstore.subscriptions import EVENTS_CHANNEL
 from observability import configure_logging
 from projections.queries import ReadStore
@@ -119,7 +120,8 @@ def serve(settings: Settings) -> None:
     configure_logging(settings.log_level, settings.log_format)
     # Within uvicorn these would be stack traces.
     configuration.temporal()
-    asyncio.run(_reach_databases(settings))
+    if not asyncio.run(_reach_databases(settings)):
+        return
     _open_as_many_files_as_allowed(settings.max_connections)
     config = uvicorn.Config(
         create_app(settings),
@@ -161,9 +163,28 @@ def _open_as_many_files_as_allowed(connections: int) -> None:
     (log.info if limit > connections else log.warning)("gateway.open_files", limit=limit, connections=connections)
 
 
-async def _reach_databases(settings: Settings) -> None:
-    async with _stores(settings, 1):
-        pass
+async def _reach_databases(settings: Settings) -> bool:
+    """Wait until they are there; False if a signal has said to stop.
+
+    Until uvicorn is there to hear it, nobody else would: the first process of a container isn't ended by SIGTERM.
+    """
+    waiting, stop = asyncio.timeout(None), asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def told_to_stop() -> None:
+        stop.set()
+        give_up(waiting)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, told_to_stop)
+    try:
+        async with waiting, _stores(settings, 1):
+            return True
+    except TimeoutError:
+        if not stop.is_set():
+            raise
+        log.info("gateway.stopped")
+        return False
 
 
 @asynccontextmanager
