@@ -6,6 +6,7 @@ import signal
 import socket
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -18,10 +19,12 @@ from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
 
 import settings as configuration
-from api import blocked_products, events, handlers, health, openapi, orders, parked, problem_pages, problems, shipments
+from api import blocked_products, events, handlers, health, openapi, orders, problem_pages, problems, shipments
+from api import parked as parked_events
 from api.auth import Authentication, is_loopback
 from api.commands import Commands
 from api.consistency import Consistency
+from api.counting import ParkedCounts
 from api.docs import serve_docs
 from api.edge import Edge
 from api.gateway import Gateway
@@ -36,6 +39,7 @@ from eventstore.listener import listening
 from eventstore.patience import give_up, patiently
 from eventstore.subscriptions import EVENTS_CHANNEL
 from observability import configure_logging
+from projections.parking import counts
 from projections.queries import ReadStore
 from projections.runner import PROJECTIONS_CHANNEL
 from settings import Settings, SettingsError
@@ -90,7 +94,7 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
         redirect_slashes=False,
     )
-    modules = (orders, shipments, blocked_products, events, parked, handlers, health, problem_pages)
+    modules = (orders, shipments, blocked_products, events, parked_events, handlers, health, problem_pages)
     app.router.routes[:0] = [route for module in modules for route in _routes(module.router)]
     problems.install(app)
     openapi.describe(app, secured=bool(settings.api_keys))
@@ -209,6 +213,9 @@ async def _open(settings: Settings) -> AsyncGenerator[Gateway]:
         # It connects when it is first needed: the gateway also starts while Temporal is away.
         converter = data_converter(settings.payload_keys, settings.payload_key)
         temporal = await connect(configuration.temporal(), converter=converter, lazy=True, runtime=measured_runtime())
+        parking = (store.pool, read_store.pool)
+        parked = ParkedCounts(partial(counts, parking))
+        stack.push_async_callback(parked.close)
         yield Gateway(
             settings=settings,
             store=store,
@@ -217,7 +224,8 @@ async def _open(settings: Settings) -> AsyncGenerator[Gateway]:
             commands=Commands(temporal, store, settings),
             consistency=consistency,
             live=live,
-            parking=(store.pool, read_store.pool),
+            parking=parking,
+            parked=parked,
         )
 
 
