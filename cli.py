@@ -310,10 +310,10 @@ def _migrate(store: str, url: str, migrate: Callable[[str], Awaitable[list[str]]
 def _can_be_mended(error: Exception) -> bool:
     """Whether it is about settings, servers or files and not about our code."""
     from dev.errors import DevError
-    from eventstore.migrate import NotMigratable
+    from eventstore.migrate import NotMigratable, TablesInUse
     from settings import SettingsError
 
-    if isinstance(error, SettingsError | DevError | NotMigratable | OSError):
+    if isinstance(error, SettingsError | DevError | NotMigratable | TablesInUse | OSError):
         return True
     import asyncpg
     import httpx2

@@ -25,6 +25,7 @@ from worker import FAREWELL, tell_ready
 
 log = structlog.get_logger(__name__)
 
+# Seconds that a process may take to start when it waits for nobody: many of them may share one core.
 _START_TIMEOUT = 60.0
 
 
@@ -87,7 +88,8 @@ def _worker(settings: Settings, number: int, address: str, working: set[int]) ->
         ready=ready,
         environment=environment,
         orphan_signal=signal.SIGTERM,
-        start_timeout=_START_TIMEOUT,
+        # It waits for the event store, and, if it purges, for the read store after that.
+        start_timeout=_START_TIMEOUT + 2 * settings.start_timeout,
         # It gives up by itself a little earlier.
         stop_timeout=settings.worker_shutdown_timeout + 2 * FAREWELL,
     )

@@ -19,7 +19,7 @@ import settings as configuration
 from activities import all_activities
 from core_metrics import measured_runtime
 from eventstore.adopted import AdoptedStore
-from eventstore.patience import patiently
+from eventstore.patience import give_up, patiently
 from eventstore.pool import open_pool
 from garbage import collect_seldom
 from observability import configure_logging
@@ -53,13 +53,22 @@ def main(settings: Settings) -> None:
 async def run(settings: Settings) -> None:
     """Work until a signal says stop, then finish what has begun, within a bound; a second signal ends it at once.
 
-    If a part of it can't go on, it stops likewise, and exits with code 1.
+    While it still starts there is nothing to finish. If a part of it can't go on, it stops likewise, and exits with
+    code 1.
     """
-    stop = asyncio.Event()
+    stop, starting = asyncio.Event(), asyncio.timeout(None)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, _told_to_stop, settings, stop, number)
-    async with running(settings) as broken:
+        loop.add_signal_handler(number, _told_to_stop, settings, stop, starting, number)
+    async with AsyncExitStack() as resources:
+        try:
+            async with starting:
+                broken = await resources.enter_async_context(running(settings))
+        except TimeoutError:
+            if not stop.is_set():
+                raise
+            log.info("worker.stopped")
+            return
         log.info("worker.ready", pid=os.getpid(), task_queue=settings.task_queue, version=settings.worker_version)
         tell_ready()
         await _first_of(stop, broken)
@@ -78,13 +87,13 @@ async def _first_of(*events: asyncio.Event) -> None:
         task.cancel()
 
 
-def _told_to_stop(settings: Settings, stop: asyncio.Event, number: signal.Signals) -> None:
+def _told_to_stop(settings: Settings, stop: asyncio.Event, starting: asyncio.Timeout, number: signal.Signals) -> None:
     if stop.is_set():
         # Not by the signal's own effect: the first process of a container has none.
         log.warning("worker.cut_short", signal=number.name)
         os._exit(128 + number)
     stop.set()
-    # It may still be starting, and wait for a server that says nothing.
+    give_up(starting)
     _stop_within(settings)
 
 

@@ -2,9 +2,11 @@
 
 import asyncio
 import resource
+import signal
 import socket
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -17,10 +19,12 @@ from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
 
 import settings as configuration
-from api import blocked_products, events, handlers, health, openapi, orders, parked, problem_pages, problems, shipments
+from api import blocked_products, events, handlers, health, openapi, orders, problem_pages, problems, shipments
+from api import parked as parked_events
 from api.auth import Authentication, is_loopback
 from api.commands import Commands
 from api.consistency import Consistency
+from api.counting import ParkedCounts
 from api.docs import serve_docs
 from api.edge import Edge
 from api.gateway import Gateway
@@ -32,10 +36,11 @@ from api.telemetry import REQUEST_ID, Telemetry
 from core_metrics import measured_runtime
 from eventstore.adopted import AdoptedStore
 from eventstore.listener import listening
-from eventstore.patience import patiently
+from eventstore.patience import give_up, patiently
 from eventstore.subscriptions import EVENTS_CHANNEL
 from garbage import collect_seldom
 from observability import configure_logging
+from projections.parking import counts
 from projections.queries import ReadStore
 from projections.runner import PROJECTIONS_CHANNEL
 from settings import Settings, SettingsError
@@ -90,7 +95,7 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
         redirect_slashes=False,
     )
-    modules = (orders, shipments, blocked_products, events, parked, handlers, health, problem_pages)
+    modules = (orders, shipments, blocked_products, events, parked_events, handlers, health, problem_pages)
     app.router.routes[:0] = [route for module in modules for route in _routes(module.router)]
     problems.install(app)
     openapi.describe(app, secured=bool(settings.api_keys))
@@ -121,7 +126,8 @@ def serve(settings: Settings) -> None:
     collect_seldom()
     # Within uvicorn these would be stack traces.
     configuration.temporal()
-    asyncio.run(_reach_databases(settings))
+    if not asyncio.run(_reach_databases(settings)):
+        return
     _open_as_many_files_as_allowed(settings.max_connections)
     config = uvicorn.Config(
         create_app(settings),
@@ -163,9 +169,28 @@ def _open_as_many_files_as_allowed(connections: int) -> None:
     (log.info if limit > connections else log.warning)("gateway.open_files", limit=limit, connections=connections)
 
 
-async def _reach_databases(settings: Settings) -> None:
-    async with _stores(settings, 1):
-        pass
+async def _reach_databases(settings: Settings) -> bool:
+    """Wait until they are there; False if a signal has said to stop.
+
+    Until uvicorn is there to hear it, nobody else would: the first process of a container isn't ended by SIGTERM.
+    """
+    waiting, stop = asyncio.timeout(None), asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def told_to_stop() -> None:
+        stop.set()
+        give_up(waiting)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, told_to_stop)
+    try:
+        async with waiting, _stores(settings, 1):
+            return True
+    except TimeoutError:
+        if not stop.is_set():
+            raise
+        log.info("gateway.stopped")
+        return False
 
 
 @asynccontextmanager
@@ -190,6 +215,9 @@ async def _open(settings: Settings) -> AsyncGenerator[Gateway]:
         # It connects when it is first needed: the gateway also starts while Temporal is away.
         converter = data_converter(settings.payload_keys, settings.payload_key)
         temporal = await connect(configuration.temporal(), converter=converter, lazy=True, runtime=measured_runtime())
+        parking = (store.pool, read_store.pool)
+        parked = ParkedCounts(partial(counts, parking))
+        stack.push_async_callback(parked.close)
         yield Gateway(
             settings=settings,
             store=store,
@@ -198,7 +226,8 @@ async def _open(settings: Settings) -> AsyncGenerator[Gateway]:
             commands=Commands(temporal, store, settings),
             consistency=consistency,
             live=live,
-            parking=(store.pool, read_store.pool),
+            parking=parking,
+            parked=parked,
         )
 
 

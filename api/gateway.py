@@ -10,6 +10,7 @@ from temporalio.client import Client
 
 from api.commands import Commands
 from api.consistency import NAMES, Consistency
+from api.counting import ParkedCounts
 from api.live import Live
 from api.parameters import CONSISTENCY, EVENTUAL
 from api.preconditions import expected_versions
@@ -36,6 +37,7 @@ class Gateway:
     live: Live
     parking: Sequence[Place]
     """Where there are parked events."""
+    parked: ParkedCounts
 
     async def perform(self, request: CommandRequest, order_id: UUID, response: Response) -> Receipt:
         """Let the command be done, and wait, within a bound, until the read models have seen what came of it."""

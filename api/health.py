@@ -1,7 +1,7 @@
 """What operators ask: is it alive, can it do its work, how far are the projections, and the numbers."""
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable
 from datetime import timedelta
 from typing import TypeVar
 
@@ -10,13 +10,12 @@ from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from api.consistency import NAMES
+from api.counting import ParkedCounts
 from api.gateway import Resources
 from api.metrics import exposition
 from api.openapi import problems
 from api.schemas import Alive, Check, Listing, Projection, Readiness
 from eventstore.postgres import PostgresStore
-from projections import parking
-from projections.parking import Place
 from projections.status import status
 
 T = TypeVar("T")
@@ -47,7 +46,7 @@ async def readyz(request: Request, gateway: Resources, response: Response) -> Re
         _answer("event_store", _writable(gateway.store)),
         _answer("read_store", gateway.read_store.positions()),
         _answer("temporal", gateway.temporal.service_client.check_health(timeout=timedelta(seconds=_CHECK_SECONDS))),
-        _answer("parked", _failed(gateway.parking)),
+        _answer("parked", _failed(gateway.parked)),
     )
     reached = {"event_store": event_store, "read_store": positions, "temporal": temporal}
     wrong: dict[str, Check] = {name: "unavailable" for name, answer in reached.items() if answer is None}
@@ -91,7 +90,9 @@ async def _writable(store: PostgresStore) -> bool:
     return True
 
 
-async def _failed(places: Sequence[Place]) -> list[str]:
-    """Who has parked events that somebody has to see to."""
-    counts = await parking.counts(places)
+async def _failed(parked: ParkedCounts) -> list[str] | None:
+    """Who has parked events that somebody has to see to; None if that isn't known."""
+    counts = await parked.known()
+    if counts is None:
+        return None
     return [subscriber for subscriber, states in counts.items() if states.get("failed")]

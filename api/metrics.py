@@ -1,6 +1,7 @@
 """What /metrics of the gateway tells: its own numbers; of the stores, how far the read models are, and what is parked.
 
-The stores are asked with every scrape, so that it is told also when no worker lives who could tell it.
+The stores are asked with every scrape, so that it is told also when no worker lives who could tell it. What is parked
+is not counted with every one of them (counting.py).
 """
 
 import asyncio
@@ -13,7 +14,6 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from api.gateway import Gateway
-from projections import parking
 from projections.status import status
 
 log = structlog.get_logger(__name__)
@@ -54,12 +54,12 @@ async def _of_stores(gateway: Gateway) -> Sequence[Metric]:
         "Events that are set aside: by whom, and in what state.",
         labels=("subscriber", "state"),
     )
-    for build in await status(gateway.read_store.pool, gateway.store):
+    for build in await status(gateway.read_store.pool, gateway.store, count_parked=False):
         labels = (build.name, build.build, build.stage)
         lag.add_metric(labels, build.lag)
         seconds.add_metric(labels, build.lag_seconds)
         owned.add_metric(labels, build.owner is not None)
-    for subscriber, states in (await parking.counts(gateway.parking)).items():
+    for subscriber, states in (await gateway.parked.known() or {}).items():
         for state, count in states.items():
             parked.add_metric((subscriber, state), count)
     return lag, seconds, owned, parked

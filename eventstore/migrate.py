@@ -18,6 +18,9 @@ log = structlog.get_logger(__name__)
 LAYOUT = "0001_event_store"
 """The migration that makes schema public; an adopted database came with it."""
 
+LOCK_SECONDS = 5.0
+"""How long a migration waits for a table that others use. For so long everybody waits behind it who comes after it."""
+
 # Any number will do, as long as every Waybill process takes the same.
 _LOCK = 7_219_830_455_128_671
 
@@ -34,10 +37,15 @@ class NotMigratable(Exception):
     """The database holds tables of another program."""
 
 
+class TablesInUse(Exception):
+    """A table that is to be changed is locked by a transaction that doesn't end: nothing was changed."""
+
+
 async def migrate(url: str) -> list[str]:
     """Create or update the event store. Idempotent; run twice at once, one waits for the other.
 
-    Gives the names of the migrations that were applied now. Raises NotMigratable for another program's event store.
+    Gives the names of the migrations that were applied now. Raises NotMigratable for another program's event store,
+    TablesInUse if it couldn't be done without holding up everybody.
     """
     async with migrating(url) as connection:
         if await holds_foreign_events(connection):
@@ -50,15 +58,22 @@ async def migrate(url: str) -> list[str]:
 
 @asynccontextmanager
 async def migrating(url: str) -> AsyncGenerator["Connection"]:
-    """A connection in a transaction, while nobody else migrates this database."""
+    """A connection in a transaction, while nobody else migrates this database. Raises TablesInUse."""
     connection: Connection = await asyncpg.connect(url)
     try:
         async with connection.transaction():
             await connection.execute("select pg_advisory_xact_lock($1)", _LOCK)
+            # Not before: who waits for another migration holds up nobody.
+            await connection.execute(f"set local lock_timeout = {round(LOCK_SECONDS * 1000)}")
             # A database that is up to date is only read: `if not exists` would still say a notice each time.
             if not await connection.fetchval("select to_regclass('waybill.migrations') is not null"):
                 await connection.execute(_BOOKKEEPING)
             yield connection
+    except asyncpg.LockNotAvailableError:
+        raise TablesInUse(
+            f"a table was in use for more than {LOCK_SECONDS:g} s, by a transaction that doesn't end (pg_stat_activity "
+            "says whose): nothing was changed here, try again"
+        ) from None
     finally:
         await connection.close()
 

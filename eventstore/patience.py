@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from typing import TypeVar
 
 import structlog
@@ -23,6 +23,12 @@ async def patiently(opening: Callable[[], AbstractAsyncContextManager[T]], withi
     """
     async with AsyncExitStack() as stack:
         yield await _opened(stack, opening, within)
+
+
+def give_up(waiting: asyncio.Timeout) -> None:
+    """Let the block of `waiting` end now, with TimeoutError, if somebody is still in it."""
+    with suppress(RuntimeError):
+        waiting.reschedule(asyncio.get_running_loop().time())
 
 
 async def _opened(stack: AsyncExitStack, opening: Callable[[], AbstractAsyncContextManager[T]], within: float) -> T:

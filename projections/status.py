@@ -54,10 +54,12 @@ class BuildStatus:
         return self.lag / self.rate if self.rate and self.owner else None
 
 
-async def status(read_store: "Pool | Connection", store: EventStore) -> Sequence[BuildStatus]:
-    """All builds: by the name of their projection, the live one first."""
+async def status(
+    read_store: "Pool | Connection", store: EventStore, *, count_parked: bool = True
+) -> Sequence[BuildStatus]:
+    """All builds: by the name of their projection, the live one first. Without counting, their `parked` is 0."""
     # Before the end of the events: a build is never ahead of that.
-    rows = await read_store.fetch(_SQL["builds"])
+    rows = await read_store.fetch(_SQL["builds"], count_parked)
     head = await store.stream_version(ALL_STREAM)
     ages = {position: await _age_of_next(store, position) for position in {row["position"] for row in rows}}
     return [

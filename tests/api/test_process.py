@@ -1,6 +1,7 @@
 """The gateway as a process of its own."""
 
 import asyncio
+import json
 import os
 import re
 import resource
@@ -9,6 +10,8 @@ import sys
 
 import httpx2
 import pytest
+
+from wire import gateway_process, request, say
 
 COMMAND = (sys.executable, "-m", "api")
 
@@ -47,6 +50,19 @@ async def test_how_temporal_cannot_be_reached_is_told_in_one_line(name, value, t
     process = await start(**{name: value})
     _, errors = await asyncio.wait_for(process.communicate(), 60)
     assert (process.returncode, errors.decode()) == (1, f"waybill api: {told}\n")
+
+
+async def test_pipelined_requests_share_nothing_in_the_log(lonely_settings):
+    nowhere = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1", "TEMPORAL_ADDRESS": "127.0.0.1:1"}
+    async with gateway_process(lonely_settings, **nowhere) as process:
+        traced = request("GET", "/orders", "X-Request-Id: first")
+        # Not traced, and without Temporal it has something to say. In one piece: it waits while the first is answered.
+        untraced = request("GET", "/readyz", "X-Request-Id: second", "Connection: close")
+        answers = await say(process.address, traced + untraced)
+    assert [answer.headers["x-request-id"] for answer in answers] == ["first", "second"]
+    lines = [json.loads(line) for line in process.log if '"not_ready"' in line]
+    assert [(line["check"], line["request_id"]) for line in lines] == [("temporal", "second")]
+    assert "trace_id" not in lines[0]
 
 
 async def test_it_serves_until_it_is_told_to_stop(lonely_settings, few_files):

@@ -8,6 +8,10 @@ import sys
 import asyncpg
 import pytest
 
+import eventstore.migrate
+import projections.migrate
+from eventstore.migrate import TablesInUse
+
 
 async def waybill(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("WAYBILL_", "TEMPORAL_"))}
@@ -34,6 +38,41 @@ async def test_migrate_says_what_it_did_and_then_that_there_is_nothing_to_do(dat
         connection = await asyncpg.connect(event_store)
         assert await connection.fetchval("select count(*) from events") == 0
         await connection.close()
+
+
+@pytest.mark.parametrize(("store", "migration"), [("event", "0008_parked_due"), ("read", "0005_parked_due")])
+async def test_migrate_does_not_wait_long_for_a_table_that_somebody_uses(
+    databases, monkeypatch, store: str, migration: str
+):
+    monkeypatch.setattr(eventstore.migrate, "LOCK_SECONDS", 0.2)
+    migrate = {"event": eventstore.migrate.migrate, "read": projections.migrate.migrate}[store]
+    async with databases.empty(migrate) as url:
+        connection = await asyncpg.connect(url)
+        try:
+            await connection.execute("drop index waybill.parked_ripe")
+            await connection.execute("delete from waybill.migrations where name = $1", migration)
+            async with asyncio.timeout(30):
+                async with connection.transaction():
+                    await connection.execute("lock table waybill.parked in row exclusive mode")
+                    with pytest.raises(TablesInUse, match="nothing was changed here, try again"):
+                        await migrate(url)
+                assert await migrate(url) == [migration]
+            assert await connection.fetchval("select to_regclass('waybill.parked_ripe') is not null")
+        finally:
+            await connection.close()
+
+
+async def test_migrate_tells_in_one_line_that_a_table_is_in_use(event_store_url):
+    connection = await asyncpg.connect(event_store_url)
+    try:
+        await connection.execute("delete from waybill.migrations where name = '0008_parked_due'")
+        async with connection.transaction():
+            await connection.execute("lock table waybill.parked in row exclusive mode")
+            answer = await waybill("migrate", WAYBILL_EVENT_STORE_URL=event_store_url)
+    finally:
+        await connection.close()
+    assert (answer.returncode, answer.stdout, answer.stderr.count("\n")) == (1, "", 1)
+    assert "a table was in use for more than 5 s" in answer.stderr
 
 
 async def test_a_database_that_is_not_there_is_told_in_one_line_without_the_password():

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import sys
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Any
@@ -172,3 +173,27 @@ async def test_workers_that_can_not_start_end_the_command_with_one_line(worker):
         assert await fleet.ended() == 1
     assert fleet.rest[-1].startswith("Error: worker-")
     assert "no PostgreSQL at 127.0.0.1:1" in fleet.rest[-1]
+
+
+_WITH_LITTLE_TIME_OF_ITS_OWN = """
+import sys, fleet, settings
+from dev.errors import DevError
+
+fleet._START_TIMEOUT = 3.0
+try:
+    fleet.main(settings.load(), 2)
+except DevError as error:
+    sys.exit(str(error))
+"""
+
+
+async def test_workers_that_wait_for_postgresql_are_given_the_time_for_it():
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", _WITH_LITTLE_TIME_OF_ITS_OWN),
+        env=os.environ | {"WAYBILL_EVENT_STORE_URL": "postgresql://127.0.0.1:1/x", "WAYBILL_START_TIMEOUT": "5"},
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, told = await asyncio.wait_for(process.communicate(), 60)
+    # Their own word, and not that of who would wait no longer.
+    assert "no PostgreSQL at 127.0.0.1:1" in told.decode().splitlines()[-1]
+    assert "not ready" not in told.decode().splitlines()[-1]

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import signal
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
@@ -94,6 +95,30 @@ async def test_it_waits_for_postgresql_and_goes_on_when_that_is_there(
             await process.says("Failed to restore the pool connection")
             await private_postgres.start()
         assert not any("Traceback" in line for line in process.lines), process.lines
+
+
+@pytest.mark.parametrize("module", ["api", "worker"])
+async def test_who_waits_for_postgresql_stops_at_once_when_it_is_told_to(module: str) -> None:
+    nowhere = "postgresql://127.0.0.1:1/event_store"
+    async with started("-m", module, WAYBILL_EVENT_STORE_URL=nowhere, WAYBILL_START_TIMEOUT="600") as process:
+        await process.says("database.awaited")
+        process.process.send_signal(signal.SIGTERM)
+        assert await process.ends() == 0
+    assert [event["event"].partition(".")[2] for event in process.events()] == ["awaited", "stopped"]
+
+
+@pytest.mark.parametrize("module", ["api", "worker"])
+async def test_who_waits_for_a_postgresql_that_says_nothing_stops_at_once_when_it_is_told_to(module: str) -> None:
+    connected = asyncio.Event()
+    server = await asyncio.start_server(lambda *_: connected.set(), "127.0.0.1", 0)
+    url = f"postgresql://127.0.0.1:{server.sockets[0].getsockname()[1]}/event_store"
+    async with started("-m", module, WAYBILL_EVENT_STORE_URL=url, WAYBILL_START_TIMEOUT="600") as process:
+        async with asyncio.timeout(60):
+            await connected.wait()
+        process.process.send_signal(signal.SIGTERM)
+        assert await process.ends() == 0
+    server.close()
+    assert any(event["event"].endswith(".stopped") for event in process.events())
 
 
 @pytest.mark.parametrize("module", ["api", "worker"])

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import suppress
+from typing import cast
 
 import asyncpg
 import pytest
@@ -84,6 +85,26 @@ async def test_an_owner_that_waits_hears_at_once_that_its_session_is_lost(
         async with asyncio.timeout(PATIENCE):
             with pytest.raises(SubscriptionLost):
                 await waiting
+
+
+async def test_an_owner_that_can_not_say_that_it_lives_gives_up_at_once(
+    store: PostgresStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subscriptions, "HEARTBEAT", 0.02)
+    async with store.subscribe("counter") as subscription:
+        # Whoever waits for it would take ten seconds to find out.
+        monkeypatch.setattr(subscriptions, "SILENCE", 3600)
+        with capture_logs() as log:
+            waiting = asyncio.ensure_future(anext(subscription))
+            monkeypatch.setitem(cast("dict[str, str]", subscriptions.SQL), "sign_of_life", "select 1 / 0")
+            async with asyncio.timeout(PATIENCE):
+                with pytest.raises(SubscriptionLost):
+                    await waiting
+        assert {"event": "subscription.fell_silent", "reason": "DivisionByZeroError", "log_level": "warning"} in log
+        monkeypatch.undo()
+        await append(store, APPLES, *events(1))
+        async with asyncio.timeout(PATIENCE):
+            assert await run_through(store, "counter", 1) == [1]
 
 
 async def test_another_takes_over_from_an_owner_whose_session_is_lost(

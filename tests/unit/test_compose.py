@@ -46,6 +46,43 @@ def test_every_setting_that_is_set_exists(file: str) -> None:
     assert set(re.findall(r"\bWAYBILL_\w+", read(file))) <= set(names())
 
 
+def given(service: str) -> set[str]:
+    """The variables that a service gets, those of what its environment is made of included."""
+    sections = dict(
+        re.findall(r"^x-[\w-]+: &(\S+)\n(.*?)(?=^\S|\Z)", read("docker-compose.yml"), re.MULTILINE | re.DOTALL)
+    )
+    (said,) = re.findall(
+        r"^    environment:(.*?)(?=^    \S|\Z)", services("docker-compose.yml")[service], re.MULTILINE | re.DOTALL
+    )
+    while included := re.search(r"(?:<<: )?\*(environment|process)\b", said):
+        said = said.replace(included[0], sections[included[1]])
+    return set(re.findall(r"^ +([A-Z]\w+):", said, re.MULTILINE))
+
+
+def test_every_setting_can_be_set_and_reaches_who_reads_it() -> None:
+    # Where the command line sends its own requests, and with which key.
+    of_the_command_line = {"WAYBILL_API_URL", "WAYBILL_API_KEY"}
+    of_workers = {name for name in names() if re.match(r"WAYBILL_(WORKER|PROJECTION|METRICS|CLAIM|SNAPSHOT)", name)}
+    assert given("api") | given("worker") >= {*names()} - of_the_command_line
+    assert of_workers <= given("worker")
+    assert not of_workers & given("api")
+
+
+def test_nobody_is_given_what_he_has_no_use_for() -> None:
+    assert "env_file" not in read("docker-compose.yml") + read("docker-compose.dev.yml")
+    secrets = {"WAYBILL_API_KEYS", "WAYBILL_PAYLOAD_KEYS", "PGPASSWORD", "OTEL_EXPORTER_OTLP_HEADERS"}
+    foreign = {
+        "METRICS_KEY",
+        "GRAFANA_PASSWORD",
+        "POSTGRES_PASSWORD",
+        "DATABASE_PASSWORD",
+        "TEMPORAL_DATABASE_PASSWORD",
+    }
+    assert given("api") & (secrets | foreign) == secrets
+    assert given("worker") & (secrets | foreign) == secrets - {"WAYBILL_API_KEYS"}
+    assert given("migrate") & (secrets | foreign) == {"PGPASSWORD"}
+
+
 @each_file
 def test_every_image_is_pinned_and_its_version_can_be_chosen(file: str) -> None:
     images = re.findall(r"^ +image: (\S+)$", read(file), flags=re.MULTILINE)
