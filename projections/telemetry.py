@@ -1,7 +1,7 @@
-"""How a projection's batches are seen from outside: counted, and traced as part of what their events came from."""
+"""How batches of projections and handlers are seen from outside: counted, and traced as part of what led to them."""
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from prometheus_client import Counter, Histogram
@@ -40,16 +40,28 @@ def taken_in(build: "Build", events: "Sequence[RecordedEvent]", parked: Collecti
         return
     now = time.time()
     DELAY.labels(build.projection).observe(max(0.0, now - events[0].created_at.timestamp()))
-    if tracing.is_on():
-        for event in events[:_TRACED_EVENTS]:
-            if now - event.created_at.timestamp() < _TRACED_SECONDS:
-                _trace(build, event, "parked" if event.position in parked else "projected", len(events), began)
+    _trace(f"project {build.projection}", events, dict.fromkeys(parked, "parked"), "projected", began)
 
 
-def _trace(build: "Build", event: "RecordedEvent", outcome: str, size: int, began: int) -> None:
-    about = {"waybill.event": event.type, "waybill.outcome": outcome, "waybill.batch.events": size}
-    place = traceparent_of(event.metadata)
-    tracing.following(f"project {build.projection}", place, kind="CONSUMER", at=began, attributes=about).end()
+def seen_to(handler: str, events: "Sequence[RecordedEvent]", parked: Mapping[int, str], began: int) -> None:
+    """A handler is done with the events, but for those that are `parked`: by their positions, in what state."""
+    _trace(f"handle {handler}", events, parked, "done", began)
+
+
+def _trace(name: str, events: "Sequence[RecordedEvent]", parked: Mapping[int, str], otherwise: str, began: int) -> None:
+    if not tracing.is_on():
+        return
+    now = time.time()
+    for event in events[:_TRACED_EVENTS]:
+        if now - event.created_at.timestamp() >= _TRACED_SECONDS:
+            continue
+        about = {
+            "waybill.event": event.type,
+            "waybill.outcome": parked.get(event.position, otherwise),
+            "waybill.batch.events": len(events),
+        }
+        place = traceparent_of(event.metadata)
+        tracing.following(name, place, kind="CONSUMER", at=began, attributes=about).end()
 
 
 def traceparent_of(metadata: bytes | None) -> str:

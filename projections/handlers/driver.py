@@ -23,6 +23,7 @@ from projections import parking
 from projections.faults import describe, is_fault, is_outage, raise_if_cancelled
 from projections.handlers.handler import Handler
 from projections.parking import Parking, Place
+from projections.telemetry import seen_to
 
 log = structlog.get_logger(__name__)
 
@@ -115,7 +116,7 @@ class Driver:
             return
         held_up = await parking.held_up(place, self._name, {event.stream_id for event in events})
         behind = [Parking(event, "behind") for event in events if event.stream_id in held_up]
-        left = await self._persist([event for event in events if event.stream_id not in held_up], {})
+        left = await self._settle([event for event in events if event.stream_id not in held_up], {})
         await parking.park(place, self._name, [*behind, *left])
 
     async def _look_again(self, place: Place) -> None:
@@ -129,11 +130,17 @@ class Driver:
         if not due:
             return
         events = await self._store.find_events([parked.event_id for parked in due])
-        left = await self._persist(events, {parked.position: parked.attempts for parked in due})
+        left = await self._settle(events, {parked.position: parked.attempts for parked in due})
         still = {parking.event.position for parking in left}
         # What isn't there any more, because it was purged, is done with.
         await parking.done(place, self._name, [each.position for each in due if each.position not in still])
         await parking.park(place, self._name, left)
+
+    async def _settle(self, events: Sequence[RecordedEvent], looks: Mapping[int, int]) -> list[Parking]:
+        began = time.time_ns()
+        left = await self._persist(events, looks)
+        seen_to(self._name, events, {parking.event.position: parking.state for parking in left}, began)
+        return left
 
     async def _persist(self, events: Sequence[RecordedEvent], looks: Mapping[int, int]) -> list[Parking]:
         """See to the events, and give those that are to be parked. `looks`: how often each was looked at before."""

@@ -252,6 +252,7 @@ STEPS_OF_CREATION = [
     ("ExecuteAndAppend", "update CreateOrder"),
     ("append", "ExecuteAndAppend"),
     ("project orders", "ExecuteAndAppend"),
+    ("handle stream_linker", "ExecuteAndAppend"),
 ]
 
 
@@ -293,6 +294,8 @@ async def test_a_completion_is_one_trace_with_the_shipment_that_follows_from_it(
         # Of the order's completion, and of its shipment's creation; the latter is part of both read models.
         *[("project orders", "ExecuteAndAppend")] * 2,
         ("project shipments", "ExecuteAndAppend"),
+        ("handle stream_linker", "ExecuteAndAppend"),
+        ("handle shipment", "ExecuteAndAppend"),
     ]
     await whole(waybill, trace_id, expected)
 
