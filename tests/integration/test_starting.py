@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
@@ -109,15 +110,15 @@ async def test_who_waits_for_postgresql_stops_at_once_when_it_is_told_to(module:
 
 @pytest.mark.parametrize("module", ["api", "worker"])
 async def test_who_waits_for_a_postgresql_that_says_nothing_stops_at_once_when_it_is_told_to(module: str) -> None:
-    connected = asyncio.Event()
-    server = await asyncio.start_server(lambda *_: connected.set(), "127.0.0.1", 0)
-    url = f"postgresql://127.0.0.1:{server.sockets[0].getsockname()[1]}/event_store"
-    async with started("-m", module, WAYBILL_EVENT_STORE_URL=url, WAYBILL_START_TIMEOUT="600") as process:
-        async with asyncio.timeout(60):
-            await connected.wait()
-        process.process.send_signal(signal.SIGTERM)
-        assert await process.ends() == 0
-    server.close()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.setblocking(False)
+        url = f"postgresql://127.0.0.1:{silent.getsockname()[1]}/event_store"
+        async with started("-m", module, WAYBILL_EVENT_STORE_URL=url, WAYBILL_START_TIMEOUT="600") as process:
+            async with asyncio.timeout(60):
+                connection, _ = await asyncio.get_running_loop().sock_accept(silent)
+            with connection:
+                process.process.send_signal(signal.SIGTERM)
+                assert await process.ends() == 0
     assert any(event["event"].endswith(".stopped") for event in process.events())
 
 
