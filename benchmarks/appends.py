@@ -36,7 +36,7 @@ SECONDS = float(os.environ.get("WAYBILL_BENCH_SECONDS", "8")) / 2
 CONNECTIONS = 32
 """For the others, at most: what is more only waits in the server instead of in the pool."""
 HOT = 8
-_LAYOUT_ALONE = """
+LAYOUT_ALONE = """
 with stored as (
   insert into public.events (event_id, event_type, data, metadata)
   select event_id, 'Benchmark.Appended', $2, '{}' from unnest($1::uuid[]) as event_id
@@ -55,6 +55,7 @@ with stored as (
 insert into public.stream_events (event_id, stream_id, stream_version, original_stream_id, original_stream_version)
 select event_id, 0, position + row_number() over (), stream_id, 1 from stream, head
 """
+"""$1 the events' ids, $2 their data."""
 DATA = b'{"id": "00000000-0000-4000-8000-000000000000"}'
 
 Work = Callable[[], Awaitable[object]]
@@ -148,7 +149,7 @@ async def _connections(url: str, clients: int) -> AsyncGenerator[OnOne]:
     async with AsyncExitStack() as opened:
         free: asyncio.Queue[Connection] = asyncio.Queue()
         for _ in range(min(clients, CONNECTIONS)):
-            free.put_nowait(await opened.enter_async_context(_connection(url)))
+            free.put_nowait(await opened.enter_async_context(connection_to(url)))
 
         async def on_one(work: Callable[[Connection], Awaitable[Any]]) -> Any:
             connection = await free.get()
@@ -161,7 +162,7 @@ async def _connections(url: str, clients: int) -> AsyncGenerator[OnOne]:
 
 
 @asynccontextmanager
-async def _connection(url: str) -> AsyncGenerator[Connection]:
+async def connection_to(url: str) -> AsyncGenerator[Connection]:
     """As the appender has one."""
     connection = await asyncpg.connect(url, command_timeout=STATEMENT_TIMEOUT, server_settings={"jit": "off"})
     try:
@@ -171,10 +172,10 @@ async def _connection(url: str) -> AsyncGenerator[Connection]:
 
 
 async def _layout_alone(server: Databases, clients: int) -> Figures:
-    async with _connection(server.url("layout")) as connection:
+    async with connection_to(server.url("layout")) as connection:
 
         async def write() -> None:
-            await connection.execute(_LAYOUT_ALONE, [uuid4() for _ in range(clients)], DATA)
+            await connection.execute(LAYOUT_ALONE, [uuid4() for _ in range(clients)], DATA)
 
         batches = await measure("layout alone, new streams", 1, write, seconds=SECONDS, warm_up=1)
         done, per_second = batches.done * clients, batches.per_second * clients

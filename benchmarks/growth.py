@@ -20,7 +20,7 @@ from uuid import uuid4
 
 import asyncpg
 
-from benchmarks.appends import SECONDS
+from benchmarks.appends import LAYOUT_ALONE, SECONDS, Connection, connection_to
 from benchmarks.measure import Figures, figures_of, report
 from benchmarks.server import Databases, databases
 from eventstore.batches import in_ranges
@@ -40,6 +40,8 @@ _SERVER = {"shared_buffers": "4GB", "max_wal_size": "16GB", "checkpoint_timeout"
 _PER_STREAM, _AT_ONCE = 5, 250_000
 
 _DATA = b'{"id":"%s","product_id":"0b1e7e52-5a0f-4b6e-9c57-2d2b0c7a7f11","quantity":1.5,"uom":"KG"}'
+_AS_LARGE = bytes(231)
+"""With its metadata and the two ids that it has, an event of _FILL has as many."""
 
 # Orders of five events each: $1 the first new stream's number, $2 how many streams.
 _FILL = """
@@ -74,11 +76,15 @@ async def run() -> None:
     async with databases("small", "large", settings=_SERVER) as server:
         await _fill(server.admin_url("small"), SMALL)
         await _fill(server.admin_url("large"), LARGE)
-        async with PostgresStore.open(server.url("large"), 2) as large:
+        async with (
+            PostgresStore.open(server.url("large"), 2) as large,
+            connection_to(server.url("large")) as large_layout,
+        ):
             await _append(large, APPENDS)
-            figures, growth = await _compare(server, large, "")
+            await _write(large_layout, APPENDS)
+            figures, growth, layout = await _compare(server, large, large_layout, "")
             await _execute(server, "checkpoint")
-            after, growth_after = await _compare(server, large, ", after a checkpoint")
+            after, growth_after, _ = await _compare(server, large, large_layout, ", after a checkpoint")
             read, parsed = await _read(large), await _read(large, parsing=True)
     report(
         "growth",
@@ -87,25 +93,34 @@ async def run() -> None:
         [
             (f"appending at {LARGE:,} events, of the rate at {SMALL:,}", growth, "0.9"),
             ("the same, from a checkpoint on", growth_after, "no target"),
+            ("the same of the layout alone, long after a checkpoint", layout, "no target: the most there is"),
             ("reading $all, of 100,000 events a second", read.per_second / 100_000, "1"),
             ("of that rate, with every event parsed too", parsed.per_second / read.per_second, "no target"),
         ],
     )
 
 
-async def _compare(server: Databases, large: PostgresStore, when: str) -> tuple[list[Figures], float]:
-    """Appends to a small store and to the large one in turns, and how the large one's rate compares.
+async def _compare(
+    server: Databases, large: PostgresStore, large_layout: Connection, when: str
+) -> tuple[list[Figures], float, float]:
+    """Appends to a small store and to the large one in turns: how the rates compare, and those of the layout alone.
 
     Each turn has a small store of its own, or else it would be none any more. The large one's connection stays: a new
     one maps the server's memory page by page, as it comes to them, and those are many.
     """
     turns: dict[int, list[tuple[list[float], float]]] = {SMALL: [], LARGE: []}
+    layout: list[float] = []
     for _ in range(TURNS):
         await _execute(server, f"create database turn template small owner {server.role}")
-        async with PostgresStore.open(server.url("turn"), 1) as small:
+        async with (
+            PostgresStore.open(server.url("turn"), 1) as small,
+            connection_to(server.url("turn")) as small_layout,
+        ):
             for size, store in ((SMALL, small), (LARGE, large)):
                 await _append(store, 3 * CLIENTS)
                 turns[size].append(await _append(store, APPENDS))
+            await _write(small_layout, 3 * CLIENTS)
+            layout.append(await _write(small_layout, APPENDS) / await _write(large_layout, APPENDS))
         await _execute(server, "drop database turn with (force)")
     figures = [
         figures_of(
@@ -117,7 +132,7 @@ async def _compare(server: Databases, large: PostgresStore, when: str) -> tuple[
         for size, of_size in turns.items()
     ]
     growth = statistics.median(small / large for (_, small), (_, large) in zip(*turns.values(), strict=True))
-    return figures, growth
+    return figures, growth, statistics.median(layout)
 
 
 def _item_added() -> NewEvent:
@@ -149,6 +164,14 @@ async def _append(store: PostgresStore, appends: int) -> tuple[list[float], floa
         for _ in range(CLIENTS):
             group.create_task(client())
     return latencies, time.perf_counter() - start
+
+
+async def _write(connection: Connection, events: int) -> float:
+    """So many events, CLIENTS at a time, by the layout alone: how many seconds it took."""
+    start = time.perf_counter()
+    for _ in range(events // CLIENTS):
+        await connection.execute(LAYOUT_ALONE, [uuid4() for _ in range(CLIENTS)], _AS_LARGE)
+    return time.perf_counter() - start
 
 
 async def _read(store: PostgresStore, *, parsing: bool = False) -> Figures:
