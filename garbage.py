@@ -10,7 +10,7 @@ _YOUNGER_LOOKS = 20
 def collect_seldom() -> None:
     """What is loaded now stays and is never looked through again; the rest less often. Once, when all is imported.
 
-    Left as it is, a third of the time of reading events goes into looking at them for garbage.
+    Left as it is, a fifth to a third of the time of reading events goes into looking at them for garbage.
     """
     gc.collect()
     gc.freeze()

@@ -23,7 +23,10 @@ class ParkedCounts:
     QUICK_SECONDS = 0.1
     """A count that takes no longer is made whenever somebody asks."""
     SHARE = 30
-    """Any other is followed by a pause of so many times what it took: one of a second is made every half a minute."""
+    """Any other is followed by a pause of so many times what it took: one of a second is made every half a minute.
+
+    One that has failed says nothing of how long counting takes: it is tried again after as long as it took.
+    """
     WAIT_SECONDS = 0.5
     """For so long one waits for the count that is under way: while little is parked, it is always the newest."""
 
@@ -49,13 +52,14 @@ class ParkedCounts:
 
     async def _run(self) -> None:
         clock = asyncio.get_running_loop().time
-        began = clock()
+        began, share = clock(), 1
         try:
             self._known = await self._count()
+            share = self.SHARE
         except Exception as error:  # noqa: BLE001 - whatever it is, it is tried again
             self._known = None
             log.warning("parked.not_counted", reason=type(error).__name__)
         finally:
             took = clock() - began
-            self._due = clock() + (self.SHARE * took if took > self.QUICK_SECONDS else 0)
+            self._due = clock() + (share * took if took > self.QUICK_SECONDS else 0)
             self._counting = None

@@ -5,7 +5,7 @@ has come; then the tables are compared. It is all in one transaction of the read
 """
 
 from collections.abc import Collection, Iterable, Sequence
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
@@ -101,10 +101,11 @@ async def _verify(
     aside = {each.position for each in await parking.listed([connection], build.key, limit=_MOST_PARKED)}
     findings = await _ahead(projection, store, checkpoint)
     await builds.make_tables(connection, projection, "pg_temp")
-    async for reached, page in in_ranges(store, until=checkpoint, size=_PAGE, types=projection.types):
-        if batch := list(_understood(projection, page, aside)):
-            await projection.apply(connection, batch)
-        progress(projection.name, reached, checkpoint)
+    async with aclosing(in_ranges(store, until=checkpoint, size=_PAGE, types=projection.types)) as ranges:
+        async for reached, page in ranges:
+            if batch := list(_understood(projection, page, aside)):
+                await projection.apply(connection, batch)
+            progress(projection.name, reached, checkpoint)
     for table in projection.table_names:
         findings += await _compare(connection, build, table)
     return findings

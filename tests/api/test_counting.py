@@ -90,6 +90,21 @@ async def test_what_can_not_be_counted_is_not_known(
     assert log == [{"event": "parked.not_counted", "reason": "ConnectionError", "log_level": "warning"}]
 
 
+async def test_a_count_that_took_long_to_fail_is_soon_made_again(
+    stores: Stores, parked: ParkedCounts, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(ParkedCounts, "QUICK_SECONDS", 0)
+    monkeypatch.setattr(ParkedCounts, "SHARE", 1e9)
+    stores.answers.put_nowait(ConnectionError())
+    stores.answers.put_nowait(ONE)
+
+    async def is_known() -> bool:
+        return await parked.known() == ONE
+
+    await eventually(is_known)
+    assert stores.asked == 2
+
+
 async def test_stores_in_which_nothing_can_be_counted_in_time_count_as_reached(
     lonely_settings: Settings, monkeypatch: pytest.MonkeyPatch
 ):
